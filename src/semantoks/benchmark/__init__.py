@@ -1,0 +1,1 @@
+"""Methods against each other on the same splits, connectivity among them."""

@@ -1,0 +1,1 @@
+"""Descriptions of a scan that need no pretraining, one file a method."""

@@ -1,0 +1,1 @@
+"""What the brain gives: atlases, recordings, and the store that holds a cohort."""

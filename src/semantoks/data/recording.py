@@ -1,0 +1,114 @@
+"""One scan: its series, and who, where and how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import Atlas
+from semantoks.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan that a reader has found but not read yet.
+
+    Parameters
+    ----------
+    scan : str
+        Identity of the scan, unique in its cohort.
+    load : callable
+        Reads the series, shape (roi, time), in the order of the atlas.
+    source : str
+        File (and place in it) that the series comes from, for messages.
+    subject, session, site : str
+        Who and where; an empty string where the source does not say.
+    t_r : float or None
+        Repetition time in seconds, None where the source does not say.
+    motion : float
+        Mean framewise displacement in mm, NaN where the source does not say.
+    phenotypes : mapping
+        Everything else that is known of the scan, by name.
+    """
+
+    scan: str
+    load: Callable[[], NDArray[np.floating[Any]]]
+    source: str
+    subject: str = ""
+    session: str = ""
+    site: str = ""
+    t_r: float | None = None
+    motion: float = float("nan")
+    phenotypes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One scan's series and identity.
+
+    Parameters
+    ----------
+    series : ndarray of shape (roi, time)
+        BOLD series in any unit, ROIs in the order of `atlas`.
+    t_r : float
+        Repetition time in seconds.
+    atlas : Atlas
+        What the rows of `series` are.
+    scan : str
+        Identity of the scan, unique in its cohort.
+    subject : str
+        Identity of the person; the same for all of that person's scans.
+    session, site : str
+        When and where, an empty string if unknown.
+    motion : float
+        Mean framewise displacement in mm, NaN if unknown.
+    phenotypes : mapping
+        Everything else that is known of the scan, by name.
+    source : str
+        File that the series comes from, for messages.
+
+    Raises
+    ------
+    InputError
+        If the shape does not fit the atlas or the repetition time is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantoks.data.atlas import Atlas
+    >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 3})
+    >>> Recording(np.zeros((5, 120)), t_r=2.0, atlas=atlas, scan="a", subject="1").duration
+    240.0
+    """
+
+    series: NDArray[np.floating[Any]]
+    t_r: float
+    atlas: Atlas
+    scan: str
+    subject: str
+    session: str = ""
+    site: str = ""
+    motion: float = float("nan")
+    phenotypes: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.series.ndim != 2 or self.series.shape[0] != len(self.atlas):
+            raise InputError(
+                f"scan {self.scan!r} has a series of shape {self.series.shape}, but atlas "
+                f"{self.atlas.name!r} expects (roi, time) with {len(self.atlas)} ROIs. "
+                "Give the atlas that the series was extracted with, or transpose the series."
+            )
+        if not self.t_r > 0:
+            raise InputError(
+                f"scan {self.scan!r} has repetition time {self.t_r}; it must be positive, in s."
+            )
+
+    @property
+    def duration(self) -> float:
+        """Length of the scan in seconds."""
+        return float(self.series.shape[1] * self.t_r)

@@ -1,0 +1,1 @@
+"""What the features know: embedding, splits that cannot leak, metrics, probes."""

@@ -1,0 +1,1 @@
+"""What the encoder is asked: the terms of the loss, and self-distillation."""

@@ -1,0 +1,1 @@
+"""How the encoder learns: configuration, views, schedules, and the loop."""
