@@ -28,6 +28,7 @@ BUILT_IN: Final = {
 """Built-in atlases: name -> (table, number of its first rows that belong to the atlas)."""
 
 _REQUIRED = ("label", "network")
+_MISSING = frozenset({"", "n/a", "na", "nan"})
 _HEMISPHERES = {"L": "L", "R": "R", "LH": "L", "RH": "R", "LEFT": "L", "RIGHT": "R"}
 
 
@@ -179,8 +180,16 @@ class Atlas:
         )
         coordinates = np.full((n, 3), np.nan)
         if {"x", "y", "z"} <= set(table.columns):
-            coordinates = table[["x", "y", "z"]].to_numpy(dtype=np.float64)
-        values = tuple(int(v) for v in table["value"]) if "value" in table else ()
+            coordinates = np.stack([_numbers(table[axis], name) for axis in "xyz"], axis=1)
+        values: tuple[int, ...] = ()
+        if "value" in table:
+            numbers = _numbers(table["value"], name)
+            if not (np.isfinite(numbers) & (numbers == np.round(numbers))).all():
+                raise InputError(
+                    f"column value of the table of atlas {name!r} has entries that are no whole "
+                    "numbers. Give every ROI the integer of its label volume, or drop the column."
+                )
+            values = tuple(int(v) for v in numbers)
         return cls(name, labels, tuple(_text(table["network"])), hemispheres, coordinates, values)
 
     @classmethod
@@ -334,15 +343,33 @@ class Atlas:
 
 
 def _read_table(stream: Any, separator: str) -> pd.DataFrame:
-    """Read a table of ROIs; text stays text ('NA' may be a network)."""
+    """Read a table of ROIs; every cell stays text ('NA' may be a network)."""
     import pandas as pd
 
-    return pd.read_csv(stream, sep=separator, dtype={"label": str, "network": str}, na_values=[""])
+    try:
+        return pd.read_csv(stream, sep=separator, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise InputError(
+            f"atlas table {stream.name} cannot be read: {error}. It must be UTF-8 text with a "
+            "header and one row a ROI."
+        ) from error
 
 
 def _text(column: pd.Series[Any]) -> list[str]:
     """Return a column as stripped text, missing values as empty text."""
-    return [str(x).strip() for x in column.fillna("")]
+    missing = column.isna()
+    return ["" if gone else str(x).strip() for x, gone in zip(column, missing, strict=True)]
+
+
+def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
+    """Return a column as numbers, missing values as NaN."""
+    texts = ["nan" if x.lower() in _MISSING else x for x in _text(column)]
+    try:
+        return np.array([float(x) for x in texts])
+    except ValueError as error:
+        raise InputError(
+            f"column {column.name} of the table of atlas {name!r} must hold numbers, but: {error}."
+        ) from error
 
 
 def _hemisphere_of(label: str) -> str:
