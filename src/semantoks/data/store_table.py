@@ -1,0 +1,154 @@
+"""The table of scans that a store keeps beside the series."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.recording import Recording
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS: Final = (
+    *("scan", "subject", "session", "site", "t_r", "length", "offset", "motion", "coverage"),
+    "source",
+)
+"""Columns that the table of scans of every store begins with; phenotypes follow."""
+
+
+class Refused(Protocol):
+    """What a store keeps of a scan that was left out."""
+
+    @property
+    def scan(self) -> str:
+        """Identity of the scan."""
+
+    @property
+    def source(self) -> str:
+        """File that the scan comes from."""
+
+    @property
+    def category(self) -> str:
+        """Which check failed."""
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in a sentence."""
+
+
+def row_of(recording: Recording, offset: int, coverage: float) -> dict[str, Any]:
+    """Say of a scan what the table keeps.
+
+    Parameters
+    ----------
+    recording : Recording
+        The scan.
+    offset : int
+        Its first sample in the series of the store.
+    coverage : float
+        Share of its ROIs that carry signal.
+
+    Returns
+    -------
+    dict
+        Plain values by column, missing ones None.
+    """
+    row: dict[str, Any] = {
+        "scan": recording.scan,
+        "subject": recording.subject,
+        "session": recording.session,
+        "site": recording.site,
+        "t_r": float(recording.t_r),
+        "length": recording.series.shape[1],
+        "offset": offset,
+        "motion": _plain(recording.motion),
+        "coverage": coverage,
+        "source": recording.source,
+    }
+    return row | {str(name): _plain(value) for name, value in recording.phenotypes.items()}
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    """Turn a value into one that JSON can hold; missing values become None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int) and abs(value) < 2**63:
+        return value
+    text = str(value)
+    return None if text in {"<NA>", "NaT"} else text
+
+
+def index_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
+    """Collect where scans lie in the series, and whose they are.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        What `row_of` returned, a scan each.
+
+    Returns
+    -------
+    ndarray of int64, shape (scan, 3)
+        Offset, length, and a number for the subject in order of appearance.
+    """
+    codes: dict[str, int] = {}
+    for row in rows:
+        codes.setdefault(row["subject"], len(codes))
+    return np.array(
+        [(row["offset"], row["length"], codes[row["subject"]]) for row in rows], dtype=np.int64
+    )
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make the table of scans.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        What `row_of` returned, a scan each.
+
+    Returns
+    -------
+    DataFrame
+        One row a scan; a column that mixes text and numbers is text.
+    """
+    import pandas as pd
+
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        kinds = {"number" if type(v) in (int, float) else type(v) for v in values if v is not None}
+        if not kinds:
+            columns[name] = pd.Series([np.nan] * len(values))
+        elif len(kinds) > 1:
+            columns[name] = pd.Series([None if v is None else str(v) for v in values], dtype="str")
+        else:
+            columns[name] = pd.Series(values)
+    return pd.DataFrame(columns)
+
+
+def write_refused(file: Path, refused: Iterable[Refused]) -> None:
+    """Write which scans were left out, and why.
+
+    Parameters
+    ----------
+    file : Path
+        CSV file to make.
+    refused : iterable of refusals
+        One a scan.
+    """
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["scan", "source", "category", "reason"])
+        writer.writerows([r.scan, r.source, r.category, r.reason] for r in refused)

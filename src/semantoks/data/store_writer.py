@@ -1,0 +1,361 @@
+"""Writes a store: scan by scan, resumable, and visible only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.recording import Recording
+from semantoks.data.store import Store
+from semantoks.data.store_layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    Files,
+    partial_folder,
+    series_header,
+)
+from semantoks.data.store_table import COLUMNS, Refused, index_of, row_of, table_of, write_refused
+from semantoks.errors import InputError
+
+
+class StoreWriter:
+    """Write a store scan by scan.
+
+    Use it in a ``with`` block and end the block with `finish`. The store grows in a hidden folder
+    beside `path` and gets its name when it is whole. An error removes that folder. An interruption
+    (Ctrl-C, kill) leaves it, and the next writer with the same arguments goes on from there; with
+    other arguments it starts over.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder to make; must not exist.
+    atlas : Atlas
+        What the ROIs are.
+    preprocessing : Preprocessing
+        What was done to every scan.
+    request : mapping
+        Everything else that the content depends on, as plain values for JSON; an unfinished store
+        is continued only if it was begun with an equal request.
+
+    Attributes
+    ----------
+    done : set of str
+        Scans that are written already.
+    started_over : bool
+        Whether an unfinished store was dropped because it was begun with other arguments.
+
+    Raises
+    ------
+    InputError
+        If `path` exists, or nothing can be written there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from semantoks.data.simulation import simulate_cohort
+    >>> recordings = simulate_cohort(n_subjects=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     atlas = recordings[0].atlas
+    ...     with StoreWriter(Path(folder) / "store", atlas, Preprocessing(), {}) as writer:
+    ...         for recording in recordings:
+    ...             writer.add(recording, valid=np.ones(len(atlas), dtype=bool))
+    ...         store = writer.finish()
+    ...     len(store), store.series(0).shape
+    (3, (40, 220))
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        atlas: Atlas,
+        preprocessing: Preprocessing,
+        request: Mapping[str, Any],
+    ) -> None:
+        self.path = Path(path)
+        self.atlas = atlas
+        self.preprocessing = preprocessing
+        self.done: set[str] = set()
+        self.started_over = False
+        self._header = {
+            "format_version": FORMAT_VERSION,
+            "atlas": atlas.fingerprint,
+            "preprocessing": preprocessing.to_dict(),
+            "request": json.loads(json.dumps(dict(request))),
+        }
+        self._partial = partial_folder(self.path)
+        self._files = Files.of(self._partial)
+        self._entries: list[dict[str, Any]] = []
+        self._n_samples = 0
+        self._open_files = contextlib.ExitStack()
+        if self.path.exists():
+            raise InputError(
+                f"{self.path} exists already. Give another place, or remove it if it is not needed."
+            )
+
+    def __enter__(self) -> Self:
+        try:
+            with _explained(self.path):
+                self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Closing flushes, and fails once more where writing failed.
+        with contextlib.suppress(OSError):
+            self._open_files.close()
+        if error is None or isinstance(error, Exception):
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def add(self, recording: Recording, valid: NDArray[np.bool_]) -> None:
+        """Append a scan.
+
+        Parameters
+        ----------
+        recording : Recording
+            Who, where and how, with the *preprocessed* series. Its repetition time is the one that
+            the scan was measured with; it is kept in the table.
+        valid : ndarray of bool, shape (roi,)
+            ROIs that carry signal.
+
+        Raises
+        ------
+        InputError
+            If the scan is there already, has no subject, another atlas or values that are not
+            finite, or if the disk is full.
+        """
+        _check(recording, valid, self.atlas, self.done)
+        with np.errstate(over="ignore"):
+            samples = np.ascontiguousarray(recording.series.T, dtype=np.float16)
+        if not np.isfinite(samples).all():
+            raise InputError(
+                f"scan {recording.scan!r} has values that are NaN, infinite or beyond 65,504. "
+                "Standardize the series before it is written."
+            )
+        content = samples.tobytes()
+        entry = {
+            "row": row_of(recording, self._n_samples, float(np.mean(valid))),
+            "valid": np.packbits(valid).tobytes().hex(),
+            "digest": _digest(content, valid),
+        }
+        with _explained(self.path):
+            _write(self._series, content)
+            _write(self._journal, json.dumps(entry).encode() + b"\n")
+        self._remember(entry)
+
+    def finish(self, refused: Iterable[Refused] = ()) -> Store:
+        """Complete the store and give it its name.
+
+        Parameters
+        ----------
+        refused : iterable of refusals
+            Scans that were left out, with the attributes scan, source, category and reason.
+
+        Returns
+        -------
+        Store
+            The store, opened.
+
+        Raises
+        ------
+        InputError
+            If no scan was added, or the disk is full.
+        """
+        if not self._entries:
+            raise InputError(f"no scan was added; {self.path} is not written.")
+        valid = np.stack([_valid(entry, len(self.atlas)) for entry in self._entries])
+        rows = [entry["row"] for entry in self._entries]
+        with _explained(self.path):
+            self._series.seek(0)
+            _write(self._series, series_header(self._n_samples, len(self.atlas)))
+            np.save(self._files.valid, valid)
+            np.save(self._files.positions, index_of(rows))
+            table_of(rows).to_parquet(self._files.scans, index=False)
+            write_refused(self._files.refused, refused)
+            self._open_files.close()
+            text = json.dumps(self._describe(), indent=1, allow_nan=False)
+            self._files.description.write_text(text + "\n", encoding="utf-8")
+            for file in self._files:
+                _synchronize(file)
+            # Until here, an interrupted writer can go on.
+            self._journal_file.unlink()
+            self._partial.rename(self.path)
+        return Store.open(self.path)
+
+    @property
+    def _journal_file(self) -> Path:
+        """The file that says which scans are written."""
+        return self._partial / "journal.jsonl"
+
+    def _begin(self) -> None:
+        """Open the files, after what an interrupted writer has left, or anew."""
+        size = 0
+        if self._journal_file.is_file():
+            size = self._recover()
+        if not size:
+            self.started_over = self._partial.exists()
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir(parents=True)
+            header = series_header(0, len(self.atlas))
+            self._files.series.write_bytes(header)
+            self._journal_file.write_bytes(json.dumps(self._header).encode() + b"\n")
+            size = self._journal_file.stat().st_size
+        self._series: IO[bytes] = self._open_files.enter_context(self._files.series.open("r+b"))
+        self._journal: IO[bytes] = self._open_files.enter_context(self._journal_file.open("r+b"))
+        for stream, end in ((self._series, self._series_size()), (self._journal, size)):
+            stream.truncate(end)
+            stream.seek(end)
+
+    def _recover(self) -> int:
+        """Read the journal; return how much of it holds, in bytes, 0 if nothing does."""
+        first, *lines = self._journal_file.read_bytes().splitlines(keepends=True) or [b""]
+        if _parse(first) != self._header or not self._files.series.is_file():
+            return 0
+        size = len(first)
+        with self._files.series.open("rb") as series:
+            series.seek(self._series_size())
+            for line in lines:
+                entry = _parse(line)
+                # What a crash has cut short, or the disk has not kept, is written again.
+                if entry is None or not self._holds(entry, series):
+                    break
+                self._remember(entry)
+                size += len(line)
+        return size
+
+    def _holds(self, entry: dict[str, Any], series: IO[bytes]) -> bool:
+        """Compare the next samples of the file with what the journal says of them."""
+        n_rois = len(self.atlas)
+        samples = series.read(2 * n_rois * int(entry["row"]["length"]))
+        return bool(_digest(samples, _valid(entry, n_rois)) == entry["digest"])
+
+    def _remember(self, entry: dict[str, Any]) -> None:
+        """Count a scan as written."""
+        self._entries.append(entry)
+        self.done.add(entry["row"]["scan"])
+        self._n_samples += entry["row"]["length"]
+
+    def _series_size(self) -> int:
+        """Size of the series so far, in bytes."""
+        n_rois = len(self.atlas)
+        return len(series_header(self._n_samples, n_rois)) + 2 * n_rois * self._n_samples
+
+    def _describe(self) -> dict[str, Any]:
+        """Say what the store is."""
+        content = [
+            (entry["row"]["scan"], entry["row"]["subject"], entry["digest"])
+            for entry in self._entries
+        ]
+        identity = [self.atlas.fingerprint, self.preprocessing.to_dict(), content]
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "semantoks": metadata.version("semantoks"),
+            "fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+            "counts": {
+                "scans": len(self._entries),
+                "subjects": len({entry["row"]["subject"] for entry in self._entries}),
+                "samples": self._n_samples,
+                "rois": len(self.atlas),
+            },
+            "preprocessing": self.preprocessing.to_dict(),
+            "request": self._header["request"],
+            "atlas": self.atlas.to_dict(),
+        }
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one that tells users what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        cause = "the disk is full" if full else f"{error.strerror or error}"
+        remedy = "Free some space" if full else "Check the place and its permissions"
+        raise InputError(
+            f"the store {path} cannot be written: {cause}. {remedy}, or write to another place; "
+            "nothing was left behind."
+        ) from error
+
+
+def _write(stream: IO[bytes], content: bytes) -> None:
+    """Write and hand over to the operating system, so that a killed process loses nothing."""
+    stream.write(content)
+    stream.flush()
+
+
+def _synchronize(file: Path) -> None:
+    """Wait until a file is on the disk."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _check(recording: Recording, valid: NDArray[np.bool_], atlas: Atlas, done: set[str]) -> None:
+    """Refuse a scan that does not fit the store."""
+    scan = recording.scan
+    if scan in done:
+        raise InputError(f"scan {scan!r} is in the store already; identities must be unique.")
+    if not recording.subject:
+        raise InputError(
+            f"scan {scan!r} has no subject. Say whose scan it is (in the table of scans, for "
+            "instance): without it, scans of one person could be split between training and test."
+        )
+    if recording.atlas != atlas:
+        raise InputError(
+            f"scan {scan!r} has atlas {recording.atlas!r}, but the store has {atlas!r}."
+        )
+    if valid.shape != (len(atlas),) or valid.dtype != np.bool_:
+        raise InputError(
+            f"scan {scan!r} needs one boolean a ROI, ({len(atlas)},), that says which are valid; "
+            f"got {valid.dtype} of shape {valid.shape}."
+        )
+    taken = sorted(set(COLUMNS) & set(recording.phenotypes))
+    if taken:
+        raise InputError(
+            f"scan {scan!r} has phenotypes that are named like columns of the store: "
+            f"{', '.join(taken)}. Rename them in the table of scans."
+        )
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Read a line of the journal; None if it was cut short."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _valid(entry: Mapping[str, Any], n_rois: int) -> NDArray[np.bool_]:
+    """Read which ROIs of a scan carry signal."""
+    packed = np.frombuffer(bytes.fromhex(entry["valid"]), dtype=np.uint8)
+    return np.unpackbits(packed, count=n_rois).astype(np.bool_)
+
+
+def _digest(samples: bytes, valid: NDArray[np.bool_]) -> str:
+    """Condense the values of a scan."""
+    return hashlib.sha256(samples + np.packbits(valid).tobytes()).hexdigest()
