@@ -1,0 +1,207 @@
+"""A folder of arrays: one .npy, .csv or .tsv a scan, and optionally a table of participants.
+
+The name of a file is its scan; ``sub-`` and ``ses-`` in it give subject and session as in BIDS.
+Columns of text files are matched to the ROIs by name; without names, and in .npy files, the axis
+that is as long as the atlas is the ROIs. A ``.json`` of the same name may give RepetitionTime.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.readers.text_table import read_text_table
+from semantoks.data.recording import ScanFile
+from semantoks.data.scan_matching import join
+from semantoks.data.scan_table import check_t_r, read_scan_table
+from semantoks.errors import InputError, nearest
+
+_SUFFIXES: Final = {".npy", ".csv", ".tsv"}
+_PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
+_TABLE: Final = re.compile(r"(?:.*_)?(?:participants|scans|sessions)\.(?:csv|tsv)")
+"""Tables that describe scans and are none."""
+_SCHEME: Final = "7Networks_"
+"""What some producers write in front of the labels of the Schaefer atlas."""
+
+
+def matches(source: Path) -> bool:
+    """Say whether a folder holds files of this format.
+
+    Parameters
+    ----------
+    source : Path
+        What the user gave.
+
+    Returns
+    -------
+    bool
+        Whether a .npy, .csv or .tsv that may be a scan is in it or below.
+    """
+    return source.is_dir() and bool(_list_files(source))
+
+
+def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+    """Find the scans in a folder and the folders below.
+
+    Parameters
+    ----------
+    source : Path
+        The folder; ``participants.tsv`` or ``.csv`` in it describes the scans or their subjects.
+    atlas : Atlas
+        Atlas that the series were extracted with.
+
+    Returns
+    -------
+    list of ScanFile
+        A scan a file; files in hidden folders and tables of participants, sessions and scans are
+        left out.
+
+    Raises
+    ------
+    InputError
+        If the table of participants lacks a scan.
+    """
+    scans = [_describe(path, atlas) for path in _list_files(source)]
+    table = next((source / name for name in _PARTICIPANTS if (source / name).is_file()), None)
+    return scans if table is None else join(scans, read_scan_table(table))
+
+
+def _list_files(source: Path) -> list[Path]:
+    """Return the files that may be scans."""
+    return sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix in _SUFFIXES
+        and not _TABLE.fullmatch(path.name)
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    )
+
+
+def _describe(path: Path, atlas: Atlas) -> ScanFile:
+    """Read out of a name who was measured when."""
+    entities = {match[1]: match[0] for match in re.finditer(r"(sub|ses)-[^_/\\]+", path.stem)}
+    return ScanFile(
+        scan=path.stem,
+        load=partial(_load, path, atlas),
+        source=str(path),
+        subject=entities.get("sub", ""),
+        session=entities.get("ses", ""),
+        t_r=_read_t_r(path.with_suffix(".json")),
+    )
+
+
+def _read_t_r(sidecar: Path) -> float | None:
+    """Return RepetitionTime of the JSON file beside a scan, in seconds."""
+    if not sidecar.is_file():
+        return None
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{sidecar} cannot be read as JSON: {error}.") from error
+    value = content.get("RepetitionTime") if isinstance(content, dict) else None
+    return None if value is None else check_t_r(value, f"RepetitionTime in {sidecar}")
+
+
+def _load(path: Path, atlas: Atlas) -> NDArray[np.floating[Any]]:
+    """Read one file, shape (roi, time)."""
+    if path.suffix == ".npy":
+        return _orient(_load_npy(path), path, atlas)
+    table = read_text_table(path, empty_cells=True)
+    if not table.header:
+        return _orient(table.values, path, atlas)
+    if all(name.isdecimal() or not name for name in table.header):
+        return _match_numbers(table.header, table.values, path, atlas)
+    return _match_labels(table.header, table.values, path, atlas)
+
+
+def _load_npy(path: Path) -> NDArray[np.floating[Any]]:
+    """Read a .npy file of numbers."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read as a .npy file of numbers: {error}. It may be cut off; save "
+            "this scan again with numpy.save."
+        ) from error
+    if values.dtype.kind not in "iuf":
+        raise InputError(
+            f"{path} holds values of type {values.dtype}; real numbers were expected. "
+            "Save this scan again as float32."
+        )
+    floating: NDArray[np.floating[Any]] = values if values.dtype.kind == "f" else values * 1.0
+    return floating
+
+
+def _orient(
+    values: NDArray[np.floating[Any]], path: Path, atlas: Atlas
+) -> NDArray[np.floating[Any]]:
+    """Put the axis that is as long as the atlas first; refuse if both are or none is."""
+    n = len(atlas)
+    shape = values.shape if path.suffix == ".npy" else values.shape[::-1]
+    if values.ndim != 2 or n not in values.shape:
+        raise InputError(
+            f"{path} has shape {shape}, but atlas {atlas.name!r} has {n} ROIs: (roi, time) or "
+            f"(time, roi) with one axis of {n} was expected. Give the atlas that the series were "
+            "extracted with; if the file is no scan, move it out of the folder."
+        )
+    if values.shape == (n, n):
+        raise InputError(
+            f"{path} has shape {shape}, and atlas {atlas.name!r} has {n} ROIs: either axis may be "
+            "time. Save this scan as .tsv or .csv with the labels of the ROIs as header. (If it is "
+            "a connectivity matrix, it cannot be used.)"
+        )
+    return values if values.shape[0] == n else values.T
+
+
+def _match_numbers(
+    header: tuple[str, ...], values: NDArray[np.float64], path: Path, atlas: Atlas
+) -> NDArray[np.float64]:
+    """Take columns that are numbered, by atlas value or by position."""
+    n = len(atlas)
+    orders = [[str(v) for v in atlas.values], [str(i) for i in range(n)]]
+    orders.append([str(i + 1) for i in range(n)])
+    if list(header) in orders:
+        return values
+    hint = "save with index=False" if header[0] == "" else "name the columns by the atlas' labels"
+    raise InputError(
+        f"{path} has {len(header)} numbered columns ({_told(header)}), but {n} were expected, "
+        f"numbered in the order of atlas {atlas.name!r} ({n} ROIs); {hint}."
+    )
+
+
+def _match_labels(
+    header: tuple[str, ...], values: NDArray[np.float64], path: Path, atlas: Atlas
+) -> NDArray[np.float64]:
+    """Put named columns into the order of the atlas; ROIs without a column become NaN."""
+    labels = [label.removeprefix(_SCHEME) for label in atlas.labels]
+    names = [name.removeprefix(_SCHEME) for name in header]
+    position = {label: i for i, label in enumerate(labels)}
+    unknown = [name for name in names if name not in position]
+    if unknown:
+        some = f"{len(unknown)} of {len(names)} columns are"
+        raise InputError(
+            f"{path}: {some} no ROI of atlas {atlas.name!r} ({_told(unknown)}); the header must "
+            f"name ROIs such as {_told(labels)}. Drop columns that are no ROIs, or give the atlas "
+            f"that the series were extracted with.{nearest(unknown[0], labels)}"
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(
+            f"{path} has more than one column for {_told(repeated)}; a column a ROI was expected. "
+            "Remove or rename the repeated ones."
+        )
+    series = np.full((len(atlas), values.shape[1]), np.nan)
+    series[[position[name] for name in names]] = values
+    return series
+
+
+def _told(names: tuple[str, ...] | list[str]) -> str:
+    """Return the first few names for a message."""
+    return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

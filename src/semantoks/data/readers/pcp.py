@@ -1,0 +1,177 @@
+"""Preprocessed Connectomes Project: a ``.1D`` text file a scan, and a phenotype table.
+
+The layout is that of nilearn's ``fetch_abide_pcp``::
+
+    ABIDE_pcp/Phenotypic_V1_0b_preprocessed1.csv
+    ABIDE_pcp/cpac/nofilt_noglobal/Pitt_0050003_rois_cc200.1D
+
+A ``.1D`` file is a header ``#1 #2 ...`` of atlas values, then a line a volume and a column a ROI.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import BUILT_IN, Atlas
+from semantoks.data.readers.text_table import read_text_table
+from semantoks.data.recording import ScanFile
+from semantoks.errors import InputError
+
+_FILE: Final = re.compile(r"(?P<scan>.+)_rois_(?P<atlas>[^_]+)\.1D")
+_TABLES: Final = ("Phenotypic_V1_0b_preprocessed1.csv", "Phenotypic_V1_0b_preprocessed.csv")
+_MISSING: Final = -9999
+_NOT_PHENOTYPES: Final = {"SUB_ID", "SITE_ID", "FILE_ID", "func_mean_fd", "X", "subject"}
+"""Columns that go elsewhere, that count the rows, or that repeat SUB_ID."""
+
+
+def matches(source: Path) -> bool:
+    """Say whether a folder holds files of this format.
+
+    Parameters
+    ----------
+    source : Path
+        What the user gave.
+
+    Returns
+    -------
+    bool
+        Whether a file named ``<FILE_ID>_rois_<atlas>.1D`` is in it or below.
+    """
+    return source.is_dir() and any(_FILE.fullmatch(path.name) for path in source.rglob("*.1D"))
+
+
+def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+    """Find the scans of one preprocessing strategy.
+
+    Parameters
+    ----------
+    source : Path
+        Folder of the files, or a folder above it that holds no other strategy.
+    atlas : Atlas
+        Atlas that the series were extracted with.
+
+    Returns
+    -------
+    list of ScanFile
+        A scan a file. Subject, site, motion and phenotypes come from the phenotype table, by file
+        id or, for files that it does not list, by the subject's number at the end of the name.
+
+    Raises
+    ------
+    InputError
+        If there are no files of the atlas, or those of several strategies.
+    """
+    files = _choose(source, atlas)
+    table = _read_phenotypes(next(iter(files.values())).parent)
+    return [_describe(scan, path, atlas, table) for scan, path in files.items()]
+
+
+def _choose(source: Path, atlas: Atlas) -> dict[str, Path]:
+    """Return the files of one atlas and one strategy by scan."""
+    found: dict[str, dict[str, Path]] = {}
+    folders: dict[str, set[Path]] = {}
+    for path in sorted(source.rglob("*.1D")):
+        match = _FILE.fullmatch(path.name)
+        if match:
+            found.setdefault(match["atlas"], {})[match["scan"]] = path
+            folders.setdefault(match["atlas"], set()).add(path.parent)
+    name = atlas.name
+    if name not in found and name not in BUILT_IN and len(found) == 1:
+        # A table of the user's own may have any name; the values in the files are still checked.
+        name = next(iter(found))
+    if name not in found:
+        raise InputError(
+            f"{source} holds no files *_rois_{atlas.name}.1D for atlas {atlas.name!r}; it holds "
+            f"those of {', '.join(sorted(found)) or 'no atlas'}. Name one of these atlases, or "
+            "give the table of ROIs and networks (.tsv) of the one that you mean."
+        )
+    if len(folders[name]) > 1:
+        options = ", ".join(str(folder) for folder in sorted(folders[name]))
+        raise InputError(
+            f"{source} holds files of {len(folders[name])} preprocessing strategies: {options}. "
+            "Give the folder of the one to use."
+        )
+    return found[name]
+
+
+def _read_phenotypes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of the phenotype table by file id and by subject, empty if there is none."""
+    import pandas as pd
+
+    places = [folder, *folder.parents[:4]]
+    paths = [place / name for place in places for name in _TABLES]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return {}
+    try:
+        table = pd.read_csv(path, na_values=[str(_MISSING), f"{_MISSING}.0"], low_memory=False)
+    except (ValueError, OSError) as error:
+        raise InputError(f"phenotype table {path} cannot be read: {error}.") from error
+    missing = [name for name in ("SUB_ID", "SITE_ID", "FILE_ID") if name not in table]
+    if missing:
+        raise InputError(
+            f"phenotype table {path} lacks the column(s) {', '.join(missing)}. Download it again, "
+            "or remove it and give a table of scans."
+        )
+    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict(orient="records")]
+    by_subject = {str(row["SUB_ID"]): row for row in rows}
+    # Files that the table does not list have rows as well, of file id "no_filename".
+    return by_subject | {str(row["FILE_ID"]): row for row in rows}
+
+
+def _describe(
+    scan: str, path: Path, atlas: Atlas, table: Mapping[str, Mapping[str, Any]]
+) -> ScanFile:
+    """Join one file with its row of the phenotype table."""
+    digits = re.search(r"0*(\d+)$", scan)
+    subject = digits[1] if digits else scan
+    row = table.get(scan, table.get(subject, {}))
+    motion = row.get("func_mean_fd", math.nan)
+    return ScanFile(
+        scan=scan,
+        load=partial(_load, path, atlas),
+        source=str(path),
+        subject=str(row.get("SUB_ID", subject)),
+        site=str(row.get("SITE_ID", "")),
+        motion=float(motion),
+        phenotypes={
+            name: value
+            for name, value in row.items()
+            if name not in _NOT_PHENOTYPES and not name.startswith("Unnamed")
+        },
+    )
+
+
+def _load(path: Path, atlas: Atlas) -> NDArray[np.float64]:
+    """Read one file, shape (roi, time), and check that its columns are the ROIs of the atlas."""
+    header, values = read_text_table(path)
+    if len(values) != len(atlas):
+        raise InputError(
+            f"{path} has {len(values)} columns, but atlas {atlas.name!r} has {len(atlas)} ROIs. "
+            "Give the atlas that the series were extracted with."
+        )
+    if not header or not atlas.values:
+        return values
+    if len(header) != len(values):
+        raise InputError(
+            f"{path}: the header names {len(header)} ROIs, but there are {len(values)} columns. "
+            "Download or export this scan again."
+        )
+    expected = [str(value) for value in atlas.values]
+    wrong = next((i for i, value in enumerate(expected) if header[i] != value), None)
+    if wrong is not None:
+        raise InputError(
+            f"{path}: the header names the ROIs by their value in the atlas, and column "
+            f"{wrong + 1} should be {expected[wrong]} as in atlas {atlas.name!r}, but is "
+            f"{header[wrong]!r}. Give the atlas that the series were extracted with; its table "
+            "must list the ROIs in this order."
+        )
+    return values

@@ -1,0 +1,281 @@
+"""A table of scans or subjects: repetition time, site, motion and phenotypes by identity."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from semantoks.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Role = Literal["scan", "subject", "session", "t_r", "site", "motion"]
+
+RECOGNISED: Final[Mapping[Role, tuple[str, ...]]] = {
+    "scan": ("file_id", "scan_id", "scan"),
+    "subject": ("participant_id", "sub_id", "subject", "subject_id", "bids_id"),
+    "session": ("session", "ses", "session_id"),
+    "t_r": ("tr", "t_r", "repetitiontime", "repetition_time"),
+    "site": ("site", "site_id", "scan_site"),
+    "motion": ("mean_fd", "func_mean_fd", "motion"),
+}
+"""Names of columns, in lower case, that are taken for each role; earlier ones come first."""
+
+LONGEST_T_R: Final = 20.0
+"""A larger repetition time, in seconds, is surely in milliseconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanTable:
+    """A row a scan or a subject.
+
+    Parameters
+    ----------
+    path : Path
+        Where the table comes from, for messages.
+    rows : DataFrame
+        The content; columns that have a role are text.
+    columns : mapping of role to str
+        The column of each role that the table has: scan, subject, session, t_r, site, motion.
+    named : frozenset of role
+        Roles whose column the user named: their values win over those of the recordings.
+    id_column : str or None
+        A column of identities that the user named, of scans or of subjects.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    columns: Mapping[Role, str]
+    named: frozenset[Role] = frozenset()
+    id_column: str | None = None
+
+    @property
+    def phenotypes(self) -> tuple[str, ...]:
+        """Columns that have no role."""
+        taken = {*self.columns.values(), self.id_column}
+        return tuple(name for name in self.rows.columns if name not in taken)
+
+
+def read_scan_table(
+    path: str | Path,
+    *,
+    id_column: str | None = None,
+    t_r_column: str | None = None,
+    site_column: str | None = None,
+    motion_column: str | None = None,
+    subject_column: str | None = None,
+    session_column: str | None = None,
+) -> ScanTable:
+    """Read a table of scans or subjects.
+
+    Parameters
+    ----------
+    path : str or path
+        A .csv or .tsv file with a header.
+    id_column : str or None
+        Column of identities, of scans or of subjects; recognised by its name if None.
+    t_r_column, site_column, motion_column, subject_column, session_column : str or None
+        Columns of the repetition time in s, the site, the mean framewise displacement in mm, the
+        subject and the session; recognised by their names if None. Where one is named, its
+        values replace those that come with the recordings.
+
+    Returns
+    -------
+    ScanTable
+        The table, not yet joined.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a named column is absent, or no column holds identities.
+    """
+    path = Path(path)
+    header = _read(path, nrows=0).columns
+    explicit: dict[Role, str | None] = {
+        "subject": subject_column,
+        "session": session_column,
+        "t_r": t_r_column,
+        "site": site_column,
+        "motion": motion_column,
+    }
+    for name in (id_column, *explicit.values()):
+        if name is not None and name not in header:
+            raise InputError(
+                f"table {path} has no column {name!r}; it has {', '.join(header)}."
+                + nearest(name, header)
+            )
+    columns = _assign(path, list(header), explicit, id_column)
+    if id_column is None and not {"scan", "subject"} & set(columns):
+        known = ", ".join((*RECOGNISED["scan"], *RECOGNISED["subject"]))
+        raise InputError(
+            f"table {path} has no column of identities: one of {known} was expected, but it has "
+            f"{', '.join(header)}. Name the column that holds the ids of scans or subjects "
+            "(id_column, --id-column)."
+        )
+    text = {name for name in (*columns.values(), id_column) if name is not None}
+    rows = _read(path, dtype=dict.fromkeys(text, str)).dropna(how="all")
+    named = frozenset(role for role, name in explicit.items() if name is not None)
+    return ScanTable(path, rows, columns, named, id_column)
+
+
+def check_t_r(value: object, where: str) -> float:
+    """Check a repetition time.
+
+    Parameters
+    ----------
+    value : object
+        Number or text, in seconds.
+    where : str
+        Where it comes from, for the message.
+
+    Returns
+    -------
+    float
+        The repetition time in seconds.
+
+    Raises
+    ------
+    InputError
+        If it is no number, not positive, or surely in milliseconds.
+
+    Examples
+    --------
+    >>> check_t_r("0.735", "the table")
+    0.735
+    """
+    try:
+        seconds = float(str(value).strip())
+    except ValueError:
+        seconds = math.nan
+    if math.isfinite(seconds) and 0 < seconds <= LONGEST_T_R:
+        return seconds
+    if seconds > LONGEST_T_R and math.isfinite(seconds):
+        advice = f"That is surely in milliseconds; give {seconds / 1000:g}."
+    else:
+        advice = "Correct it there."
+    raise InputError(
+        f"{where} is {str(value)!r}, but a repetition time is a positive number of seconds, such "
+        f"as 2.0. {advice}"
+    )
+
+
+def _read(path: Path, **options: Any) -> pd.DataFrame:
+    """Read a .csv or .tsv file."""
+    import pandas as pd
+
+    if path.suffix not in {".csv", ".tsv"}:
+        raise InputError(
+            f"{path} is no table that can be read: a .csv (commas) or .tsv (tabs) file was "
+            "expected. Save it as one of these."
+        )
+    try:
+        table = pd.read_csv(
+            path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig", **options
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"table {path} does not exist.") from error
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"table {path} cannot be read: {str(error).strip()}. A header and then a row a scan, "
+            f"with {'tabs' if path.suffix == '.tsv' else 'commas'} between columns, was expected."
+        ) from error
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first cells of rows that are too long for their names.
+        raise InputError(
+            f"table {path}: rows have more cells than the header has names "
+            f"({', '.join(map(str, table.columns))}). Name every column, and put text that holds "
+            "the separator in quotes."
+        )
+    renamed: pd.DataFrame = table.rename(columns=str)
+    return renamed
+
+
+def _assign(
+    path: Path, header: list[str], explicit: Mapping[Role, str | None], id_column: str | None
+) -> dict[Role, str]:
+    """Find the column of every role, by what the user named or else by its name."""
+    columns: dict[Role, str] = {}
+    for role, names in RECOGNISED.items():
+        given = explicit.get(role)
+        if given is not None:
+            columns[role] = given
+            continue
+        free = [name for name in header if name != id_column and name not in explicit.values()]
+        candidates = [name for known in names for name in free if name.strip().lower() == known]
+        if role == "t_r" and len(candidates) > 1:
+            raise InputError(
+                f"table {path} has several columns of repetition times: {', '.join(candidates)}. "
+                "Name the one to use (t_r_column, --t-r-column)."
+            )
+        if candidates and not (role == "scan" and id_column is not None):
+            columns[role] = candidates[0]
+    return columns
+
+
+def clean_id(value: object) -> str:
+    """Return an identity as text.
+
+    Parameters
+    ----------
+    value : object
+        What a cell of a table holds.
+
+    Returns
+    -------
+    str
+        Without blanks around it, whole numbers without a decimal point, "" if it is missing.
+
+    Examples
+    --------
+    >>> clean_id(" 50003.0")
+    '50003'
+    """
+    if is_missing(value):
+        return ""
+    text = str(value).strip()
+    return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+
+
+def loose_id(name: str, prefix: str) -> str:
+    """Return an identity without its prefix and leading zeros.
+
+    Parameters
+    ----------
+    name : str
+        The identity.
+    prefix : str
+        What may stand in front of it.
+
+    Returns
+    -------
+    str
+        What two ways of writing the same identity have in common.
+
+    Examples
+    --------
+    >>> loose_id("sub-0050003", "sub-")
+    '50003'
+    """
+    text = clean_id(name).removeprefix(prefix)
+    return text.lstrip("0") or text[:1]
+
+
+def is_missing(value: object) -> bool:
+    """Say whether a cell of a table is empty.
+
+    Parameters
+    ----------
+    value : object
+        What the cell holds.
+
+    Returns
+    -------
+    bool
+        Whether it is None or NaN.
+    """
+    return value is None or (isinstance(value, float) and math.isnan(value))
