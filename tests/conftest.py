@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
+from jaxtyping import install_import_hook
+
+# Shapes are checked by machine in the tests only: the hook must come before the modules.
+install_import_hook(
+    ["semantoks.model", "semantoks.objective", "semantoks.training"], "beartype.beartype"
+)
+
+import torch  # noqa: E402
 
 
 @pytest.fixture(scope="session")

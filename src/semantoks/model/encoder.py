@@ -1,0 +1,243 @@
+"""From windows of a recording to a summary and tokens."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from semantoks.data.atlas import Atlas
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.layers import Block, patch_positions
+from semantoks.model.tokenizer import SemanticTokenizer
+
+
+class Encoding(NamedTuple):
+    """What the encoder says about a batch of windows.
+
+    Parameters
+    ----------
+    summary : Tensor of shape (batch, dim)
+        The [CLS] vector.
+    tokens : Tensor of shape (batch, network, patch, dim)
+        One vector a network and patch.
+    """
+
+    summary: Float[Tensor, "batch dim"]
+    tokens: Float[Tensor, "batch network patch dim"]
+
+
+class SemantoksEncoder(nn.Module):
+    """Brain-Semantoks: semantic tokenizer and transformer.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Order of the ROIs and the network of each.
+    dim : int
+        Width of a token.
+    depth : int
+        Number of transformer blocks.
+    head_dim : int
+        Width of an attention head.
+    window : int
+        Samples in a training window; longer and shorter ones are accepted.
+    patch : int
+        Samples in a patch.
+    mlp_ratio : int
+        Hidden width of a block over `dim`.
+    layer_scale : float
+        Gain of every branch at the beginning.
+
+    Raises
+    ------
+    ConfigurationError
+        If the sizes do not fit together.
+
+    References
+    ----------
+    Gijsen, Schulz, Ritter: Brain-Semantoks. ICLR 2026, arXiv 2512.11582.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from semantoks.data.atlas import Atlas
+    >>> encoder = SemantoksEncoder(Atlas.load("schaefer400"), dim=64, depth=2)
+    >>> summary, tokens = encoder(torch.randn(3, 400, 100))
+    >>> summary.shape, tokens.shape
+    (torch.Size([3, 64]), torch.Size([3, 7, 5, 64]))
+    """
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        dim: int = 768,
+        depth: int = 8,
+        *,
+        head_dim: int = 64,
+        window: int = 100,
+        patch: int = 20,
+        mlp_ratio: int = 4,
+        layer_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_sizes(dim=dim, head_dim=head_dim, window=window, patch=patch)
+        self.atlas, self.dim, self.depth = atlas, dim, depth
+        self.head_dim, self.window, self.patch = head_dim, window, patch
+        self.mlp_ratio, self.layer_scale = mlp_ratio, layer_scale
+        self.tokenizer = SemanticTokenizer(atlas, dim, patch)
+        self.network_position = nn.Parameter(torch.randn(len(atlas.network_names), dim) * 0.02)
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.cls_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.blocks = nn.ModuleList(
+            Block(dim, head_dim, mlp_ratio, layer_scale) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments, beside the atlas, that make an encoder of the same shape."""
+        names = ("dim", "depth", "head_dim", "window", "patch", "mlp_ratio", "layer_scale")
+        return {name: getattr(self, name) for name in names}
+
+    def forward(
+        self,
+        series: Tensor,
+        mask: Tensor | None = None,
+    ) -> Encoding:
+        """Encode windows.
+
+        Parameters
+        ----------
+        series : Tensor of shape (batch, roi, time)
+            Windows of series that were z-scored per ROI over the whole scan, at the repetition
+            time that the model was trained with; time is a multiple of the patch.
+        mask : Tensor of shape (batch, network, patch), optional
+            True where a token is hidden.
+
+        Returns
+        -------
+        Encoding
+            Summary (batch, dim) and tokens (batch, network, patch, dim).
+
+        Raises
+        ------
+        InputError
+            If a shape does not fit.
+        """
+        self._check(series, mask)
+        return self.encode(self.tokenizer(series), mask)
+
+    def encode(
+        self,
+        tokens: Float[Tensor, "batch network patch dim"],
+        mask: Bool[Tensor, "batch network patch"] | None = None,
+    ) -> Encoding:
+        """Let tokens see one another.
+
+        Parameters
+        ----------
+        tokens : Tensor of shape (batch, network, patch, dim)
+            The tokenizer's output.
+        mask : Tensor of shape (batch, network, patch), optional
+            True where a token is hidden.
+
+        Returns
+        -------
+        Encoding
+            Summary (batch, dim) and tokens (batch, network, patch, dim).
+        """
+        batch, networks, patches, dim = tokens.shape
+        if mask is not None:
+            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
+        positions = patch_positions(patches, dim).to(tokens.device)
+        tokens = tokens + self.network_position[:, None] + positions
+        # The one place where the lattice is flattened.
+        x = torch.cat([self.cls_token.expand(batch, 1, dim), tokens.flatten(1, 2)], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return Encoding(x[:, 0], x[:, 1:].unflatten(1, (networks, patches)))
+
+    def _check(self, series: Tensor, mask: Tensor | None) -> None:
+        """Refuse shapes that do not fit the atlas and the patch."""
+        if series.ndim != 3 or series.shape[1] != len(self.atlas):
+            raise InputError(
+                f"the encoder expects series of shape (batch, roi, time) with {len(self.atlas)} "
+                f"ROIs (atlas {self.atlas.name!r}), but got {tuple(series.shape)}."
+            )
+        time = series.shape[2]
+        if time == 0 or time % self.patch:
+            raise InputError(
+                f"a window must hold whole patches of {self.patch} samples, but has {time}; cut it "
+                f"to {max(time // self.patch, 1) * self.patch}."
+            )
+        lattice = (series.shape[0], len(self.atlas.network_names), time // self.patch)
+        if mask is not None and (mask.shape != lattice or mask.dtype != torch.bool):
+            raise InputError(
+                f"the mask must be boolean of shape (batch, network, patch) = {lattice}, but is "
+                f"{mask.dtype} of shape {tuple(mask.shape)}."
+            )
+
+
+def check_sizes(*, dim: int, head_dim: int, window: int, patch: int) -> None:
+    """Refuse sizes of an encoder that do not fit together.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    head_dim : int
+        Width of an attention head.
+    window : int
+        Samples in a window.
+    patch : int
+        Samples in a patch.
+
+    Raises
+    ------
+    ConfigurationError
+        If `dim` is odd or no multiple of `head_dim`, or `window` is no multiple of `patch`.
+    """
+    if dim % head_dim or dim % 2:
+        raise ConfigurationError(
+            f"dim = {dim} must be an even multiple of head_dim = {head_dim}; "
+            f"try {max(dim // head_dim, 1) * head_dim}."
+        )
+    if window % patch:
+        raise ConfigurationError(
+            f"window = {window} must be a multiple of patch = {patch}; "
+            f"try {max(window // patch, 1) * patch}."
+        )
+
+
+def network_mask(
+    network_valid: NDArray[np.bool_], patches: int
+) -> Bool[Tensor, "batch network patch"] | None:
+    """Mask of the networks that a scan lacks.
+
+    Parameters
+    ----------
+    network_valid : ndarray of shape (batch, network)
+        False where a scan has no usable ROI of a network.
+    patches : int
+        Patches in a window.
+
+    Returns
+    -------
+    Tensor of shape (batch, network, patch) or None
+        True where a token must be hidden; None if nothing is missing.
+
+    Examples
+    --------
+    >>> network_mask(np.array([[True, False]]), 2)
+    tensor([[[False, False],
+             [ True,  True]]])
+    """
+    if network_valid.all():
+        return None
+    return torch.from_numpy(~network_valid)[..., None].expand(-1, -1, patches).contiguous()

@@ -1,0 +1,274 @@
+"""Bricks that know nothing of brains: long convolution, attention block, head."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+PIECES: Final = 3
+"""Pieces that a long kernel is joined from; piece s is stretched by 2^max(s - 1, 0)."""
+
+
+class LongConvolution(nn.Module):
+    """Depthwise convolution with long, structured kernels.
+
+    A kernel is three learned pieces, stretched by 1, 1 and 2, scaled by 4, 2 and 1, joined, and
+    divided by the L2 norm that it had at initialisation: k = concat(4 w₀, 2 w₁, up(w₂)) / |k₀|.
+    The output of channel c and kernel j is y = k_jc * x_c + g_jc x_c.
+
+    Parameters
+    ----------
+    channels : int
+        Input channels.
+    kernels : int
+        Kernels a channel.
+    taps : int
+        Learned taps a piece.
+    decay : float
+        How much larger each piece is than the one after it.
+    """
+
+    def __init__(self, channels: int, kernels: int, *, taps: int = 4, decay: float = 2.0) -> None:
+        super().__init__()
+        self.decay = decay
+        self.pieces = nn.ParameterList(
+            nn.Parameter(torch.randn(kernels, channels, taps)) for _ in range(PIECES)
+        )
+        self.gain = nn.Parameter(torch.randn(kernels, channels))
+        self.norm: Tensor
+        self.register_buffer("norm", self._joined().detach().norm(dim=-1, keepdim=True))
+
+    def _joined(self) -> Tensor:
+        """Stretch, scale and join the pieces: (kernel, channel, taps)."""
+        stretched = [
+            piece.repeat_interleave(2 ** max(s - 1, 0), dim=-1) * self.decay ** (PIECES - 1 - s)
+            for s, piece in enumerate(self.pieces)
+        ]
+        return torch.cat(stretched, dim=-1)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros to put before and behind a series so that its length stays."""
+        taps = self._joined().shape[-1]
+        return (taps - 1) // 2, taps // 2
+
+    def weight(self) -> Float[Tensor, "kernel channel taps"]:
+        """Return kernel and gain as one correlation kernel.
+
+        Returns
+        -------
+        Tensor of shape (kernel, channel, taps)
+            Taps in the order in which `torch.nn.functional.conv1d` reads them.
+        """
+        # conv1d correlates, so a true convolution has its taps flipped.
+        kernel = (self._joined() / self.norm).flip(-1)
+        here = F.one_hot(torch.tensor((kernel.shape[-1] - 1) // 2), kernel.shape[-1])
+        return kernel + self.gain[..., None] * here.to(kernel)
+
+    def forward(
+        self, series: Float[Tensor, "batch channel time"]
+    ) -> Float[Tensor, "batch channels_out time"]:
+        """Convolve every channel with its kernels.
+
+        Parameters
+        ----------
+        series : Tensor of shape (batch, channel, time)
+            Input.
+
+        Returns
+        -------
+        Tensor of shape (batch, channel * kernel, time)
+            Channel outer, kernel inner.
+        """
+        weight = self.weight().transpose(0, 1).flatten(0, 1)[:, None]
+        return F.conv1d(F.pad(series, self.padding), weight, groups=series.shape[1])
+
+
+class LayerScale(nn.Module):
+    """A learned gain a dimension, small at first.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions.
+    initial : float
+        Gain at the beginning.
+    """
+
+    def __init__(self, dim: int, initial: float = 0.1) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Scale the last axis.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., dim)
+            Input.
+
+        Returns
+        -------
+        Tensor of shape (..., dim)
+            Scaled input.
+        """
+        return x * self.gain
+
+
+class Attention(nn.Module):
+    """Self-attention among all tokens of a window.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    head_dim : int
+        Width of an attention head.
+    """
+
+    def __init__(self, dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = dim // head_dim
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Mix tokens.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, token, dim)
+            Tokens.
+
+        Returns
+        -------
+        Tensor of shape (batch, token, dim)
+            Mixed tokens.
+        """
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + γ₁ attention(norm(x)), then x + γ₂ mlp(norm(x)).
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    head_dim : int
+        Width of an attention head.
+    mlp_ratio : int
+        Hidden width over `dim`.
+    layer_scale : float
+        Gain of both branches at the beginning.
+    """
+
+    def __init__(self, dim: int, head_dim: int, mlp_ratio: int, layer_scale: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, head_dim)
+        self.scale1 = LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim)
+        )
+        self.scale2 = LayerScale(dim, layer_scale)
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Mix tokens, then dimensions.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, token, dim)
+            Tokens.
+
+        Returns
+        -------
+        Tensor of shape (batch, token, dim)
+            Tokens.
+        """
+        x = x + self.scale1(self.attention(self.norm1(x)))
+        out: Tensor = x + self.scale2(self.mlp(self.norm2(x)))
+        return out
+
+
+class Head(nn.Module):
+    """Project onto the unit sphere on which student and teacher are compared.
+
+    Parameters
+    ----------
+    dim : int
+        Input width.
+    hidden_dim : int
+        Width of the hidden layers.
+    output_dim : int
+        Width of the projection.
+    hidden_layers : int
+        Number of hidden layers; the released weights have 1 (the paper's text says 2).
+    """
+
+    def __init__(
+        self, dim: int, *, hidden_dim: int = 1024, output_dim: int = 128, hidden_layers: int = 1
+    ) -> None:
+        super().__init__()
+        widths = [dim, *[hidden_dim] * hidden_layers]
+        layers: list[nn.Module] = []
+        for width, following in itertools.pairwise(widths):
+            layers += [nn.Linear(width, following), nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch output_dim"]:
+        """Project.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., dim)
+            Summaries or tokens.
+
+        Returns
+        -------
+        Tensor of shape (..., output_dim)
+            Vectors of unit length.
+        """
+        return F.normalize(self.mlp(x), dim=-1)
+
+
+def patch_positions(patches: int, dim: int) -> Float[Tensor, "patches dim"]:
+    """Give the fixed positions of patches: sines, then cosines, of 10000^(-k / (dim/2)) p.
+
+    Parameters
+    ----------
+    patches : int
+        Number of patches in a window.
+    dim : int
+        Width of a token, even.
+
+    Returns
+    -------
+    Tensor of shape (patches, dim)
+        One vector a patch.
+
+    Examples
+    --------
+    >>> patch_positions(2, 4)[0]
+    tensor([0., 0., 1., 1.])
+    """
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(patches, dtype=torch.float64)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
