@@ -1,0 +1,213 @@
+"""Self-distillation: a student follows the moving average of itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from semantoks.model.encoder import Encoding, SemantoksEncoder
+from semantoks.model.layers import Head
+from semantoks.objective.losses import compression, expansion, token_agreement
+
+
+class LossTerms(NamedTuple):
+    """The terms of one step, before weighting, and their weighted total.
+
+    Parameters
+    ----------
+    total : Tensor
+        What is minimised.
+    compression : Tensor
+        Agreement of the two views' summaries (maximised).
+    expansion : Tensor
+        Spread of the summaries (maximised).
+    token : Tensor or None
+        Minus the agreement on masked tokens; None on steps without masks.
+    summary : Tensor or None
+        Minus compression and expansion of the network summaries; None once its weight is 0.
+    """
+
+    total: Tensor
+    compression: Tensor
+    expansion: Tensor
+    token: Tensor | None
+    summary: Tensor | None
+
+
+class Projected(NamedTuple):
+    """What the heads say of the two views of a batch, all of unit length.
+
+    Parameters
+    ----------
+    summaries : pair of Tensor of shape (batch, dim)
+        Of the [CLS] vectors.
+    tokens : pair of Tensor of shape (batch, network, patch, dim)
+        Of the tokens; None where no term asks for them.
+    networks : pair of Tensor of shape (batch * network, dim)
+        Of the tokens' means over patches; None where no term asks for them.
+    """
+
+    summaries: tuple[Tensor, Tensor]
+    tokens: tuple[Tensor, Tensor] | None
+    networks: tuple[Tensor, Tensor] | None
+
+
+class Branch(nn.Module):
+    """An encoder and the head that serves all of its outputs.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        Encoder.
+    head : Head
+        Head.
+    """
+
+    def __init__(self, encoder: SemantoksEncoder, head: Head) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(
+        self,
+        views: Float[Tensor, "batch view roi time"],
+        masks: Bool[Tensor, "batch view network patch"] | None,
+        *,
+        tokens: bool,
+        networks: bool,
+    ) -> Projected:
+        """Encode and project both views.
+
+        Parameters
+        ----------
+        views : Tensor of shape (batch, 2, roi, time)
+            Two windows a scan.
+        masks : Tensor of shape (batch, 2, network, patch) or None
+            True where a token is hidden.
+        tokens, networks : bool
+            Whether tokens and network summaries are projected too.
+
+        Returns
+        -------
+        Projected
+            Unit vectors.
+        """
+        encoded: Encoding = self.encoder(
+            views.transpose(0, 1).flatten(0, 1),
+            None if masks is None else masks.transpose(0, 1).flatten(0, 1),
+        )
+        return Projected(
+            summaries=_pair(self.head(encoded.summary)),
+            tokens=_pair(self.head(encoded.tokens)) if tokens else None,
+            networks=_rows(_pair(self.head(encoded.tokens.mean(2)))) if networks else None,
+        )
+
+
+class Distillation(nn.Module):
+    """Student, teacher, and what the one is asked about the other.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        The student's encoder; the teacher begins as its copy.
+    head : Head
+        The student's head; the teacher's begins as its copy.
+    token_weight : float
+        Weight of the token term on masked steps.
+    summary_weight : float
+        Weight of the network-summary term at the beginning of its curriculum.
+    epsilon : float
+        Distortion of the coding rate.
+    """
+
+    def __init__(
+        self,
+        encoder: SemantoksEncoder,
+        head: Head,
+        *,
+        token_weight: float = 0.5,
+        summary_weight: float = 0.5,
+        epsilon: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.student = Branch(encoder, head)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.token_weight = token_weight
+        self.summary_weight = summary_weight
+        self.epsilon = epsilon
+
+    def forward(
+        self,
+        views: Float[Tensor, "batch view roi time"],
+        masks: Bool[Tensor, "batch view network patch"] | None,
+        *,
+        curriculum: float = 0.0,
+    ) -> LossTerms:
+        """Compare the student, on masked windows, with the teacher, on whole ones.
+
+        total = L_CLS + w_token L_Tok + w_summary · curriculum · L_TTR
+
+        Parameters
+        ----------
+        views : Tensor of shape (batch, 2, roi, time)
+            Two augmented windows a scan.
+        masks : Tensor of shape (batch, 2, network, patch) or None
+            True where the student does not see a token; None on steps without masks.
+        curriculum : float
+            Between 1 and 0: how much of the network-summary term is left.
+
+        Returns
+        -------
+        LossTerms
+            The terms and their total.
+        """
+        tokens = masks is not None and self.token_weight > 0
+        networks = curriculum > 0 and self.summary_weight > 0
+        student: Projected = self.student(views, masks, tokens=tokens, networks=networks)
+        with torch.no_grad():
+            teacher: Projected = self.teacher(views, None, tokens=tokens, networks=networks)
+
+        agreement = compression(student.summaries, teacher.summaries)
+        spread = expansion(student.summaries, teacher.summaries, epsilon=self.epsilon)
+        total = -agreement - spread
+
+        token = None
+        if masks is not None and student.tokens is not None and teacher.tokens is not None:
+            windows = zip(student.tokens, teacher.tokens, masks.unbind(1), strict=True)
+            token = -torch.stack([token_agreement(*window) for window in windows]).mean()
+            total = total + self.token_weight * token
+
+        summary = None
+        if student.networks is not None and teacher.networks is not None:
+            summary = -compression(student.networks, teacher.networks)
+            summary = summary - expansion(student.networks, teacher.networks, epsilon=self.epsilon)
+            total = total + self.summary_weight * curriculum * summary
+        return LossTerms(total, agreement, spread, token, summary)
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student: θ_t ← m θ_t + (1 - m) θ_s.
+
+        Parameters
+        ----------
+        momentum : float
+            Between 0 and 1: how much of the teacher stays.
+        """
+        teacher: list[Tensor] = [*self.teacher.parameters()]
+        student: list[Tensor] = [*self.student.parameters()]
+        torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+
+
+def _pair(both: Tensor) -> tuple[Tensor, Tensor]:
+    """Part what was computed for both views at once."""
+    first, second = both.chunk(2)
+    return first, second
+
+
+def _rows(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Put all networks of all scans below one another."""
+    return pair[0].flatten(0, 1), pair[1].flatten(0, 1)

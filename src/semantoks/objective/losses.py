@@ -1,0 +1,105 @@
+"""The terms of the loss as pure functions of unit vectors."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Pair = tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]
+"""Unit vectors of both views of a batch of scans."""
+
+
+def compression(student: Pair, teacher: Pair) -> Float[Tensor, ""]:
+    """Agreement of the two views of a scan: ½ Σ_{i≠j} mean_b <t_i, s_j>.
+
+    Parameters
+    ----------
+    student, teacher : pair of Tensor of shape (batch, dim)
+        Unit vectors of both views.
+
+    Returns
+    -------
+    Tensor
+        Scalar between -1 and 1; 1 where both views say the same.
+    """
+    (s1, s2), (t1, t2) = student, teacher
+    return 0.5 * ((t1 * s2).sum(-1).mean() + (t2 * s1).sum(-1).mean())
+
+
+def coding_rate(vectors: Float[Tensor, "batch dim"], *, epsilon: float = 0.05) -> Float[Tensor, ""]:
+    """Volume that a batch of vectors spans: ½ logdet(I + d/(m ε) ZᵀZ).
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (batch, dim)
+        Unit vectors Z, m of them, of d dimensions.
+    epsilon : float
+        Distortion up to which vectors count as one.
+
+    Returns
+    -------
+    Tensor
+        Scalar in nats, float32 whatever the precision of the input.
+
+    Examples
+    --------
+    >>> coding_rate(torch.eye(4), epsilon=0.5).item()  # 2 log(1 + 4/(4 * 0.5))
+    2.197224...
+    """
+    # In half precision the logarithm of the determinant overflows and the batch collapses.
+    with torch.autocast(vectors.device.type, enabled=False):
+        z = vectors.float()
+        m, d = z.shape
+        gram = z.T @ z if d <= m else z @ z.T  # the same non-zero eigenvalues, the smaller matrix
+        identity = torch.eye(len(gram), dtype=z.dtype, device=z.device)
+        # Unchecked: what is not finite must reach the loop, which knows what to tell the user.
+        factor = torch.linalg.cholesky_ex(identity + d / (m * epsilon) * gram).L
+        rate: Tensor = factor.diagonal().log().sum()
+        return rate
+
+
+def expansion(student: Pair, teacher: Pair, *, epsilon: float = 0.05) -> Float[Tensor, ""]:
+    """Spread of a batch: ½ Σ_i γ · coding_rate((s_i + t_i) / 2), γ = (d + m) / (d m).
+
+    Parameters
+    ----------
+    student, teacher : pair of Tensor of shape (batch, dim)
+        Unit vectors of both views.
+    epsilon : float
+        Distortion of the coding rate.
+
+    Returns
+    -------
+    Tensor
+        Scalar, larger where scans differ more.
+    """
+    m, d = student[0].shape
+    gamma = (d + m) / (d * m)
+    rates = [
+        coding_rate((s + t) / 2, epsilon=epsilon) for s, t in zip(student, teacher, strict=True)
+    ]
+    return 0.5 * gamma * (rates[0] + rates[1])
+
+
+def token_agreement(
+    student: Float[Tensor, "batch network patch dim"],
+    teacher: Float[Tensor, "batch network patch dim"],
+    mask: Bool[Tensor, "batch network patch"],
+) -> Float[Tensor, ""]:
+    """Mean over windows of the mean cosine over their masked tokens.
+
+    Parameters
+    ----------
+    student, teacher : Tensor of shape (batch, network, patch, dim)
+        Unit vectors of the same windows; the student has seen them masked.
+    mask : Tensor of shape (batch, network, patch)
+        True where the student's token was hidden; at least one a window.
+
+    Returns
+    -------
+    Tensor
+        Scalar between -1 and 1.
+    """
+    cosine = (student * teacher).sum(-1)
+    return ((cosine * mask).sum((1, 2)) / mask.sum((1, 2))).mean()
