@@ -1,0 +1,148 @@
+"""What a run needs before its first step: steps, model and device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.layers import Head
+from semantoks.objective.distillation import Distillation
+from semantoks.training.config import Configuration, ModelConfig
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
+
+
+class Plan(NamedTuple):
+    """How a cohort is cut into steps.
+
+    Parameters
+    ----------
+    subjects : int
+        Subjects; an epoch sees one scan of each.
+    batch_size : int
+        Scans a step, at most the number of subjects.
+    steps_an_epoch : int
+        Whole batches an epoch; which subjects are left over changes every epoch.
+    steps : int
+        Steps of the whole run.
+    """
+
+    subjects: int
+    batch_size: int
+    steps_an_epoch: int
+    steps: int
+
+
+def make_plan(store: Store, configuration: Configuration) -> Plan:
+    """Cut a cohort into steps.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort.
+    configuration : Configuration
+        Batch size and number of epochs.
+
+    Returns
+    -------
+    Plan
+        Steps.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two subjects, or scans shorter than a window.
+    """
+    subjects = len(np.unique(store.subject_codes))
+    if subjects < 2:
+        raise InputError(
+            f"store {store.path} holds {subjects} subject; pretraining tells subjects apart and "
+            "needs at least two."
+        )
+    window = configuration.model.window
+    short = int((store.lengths < window).sum())
+    if short:
+        raise InputError(
+            f"{short} scan(s) of store {store.path} are shorter than a window of {window} samples "
+            f"(the shortest has {int(store.lengths.min())}). Prepare with --min-samples {window}, "
+            "or set model.window to a smaller multiple of model.patch."
+        )
+    batch_size = min(configuration.optimization.batch_size, subjects)
+    steps_an_epoch = subjects // batch_size
+    steps = steps_an_epoch * configuration.optimization.epochs
+    return Plan(subjects, batch_size, steps_an_epoch, steps)
+
+
+def make_model(store: Store, configuration: Configuration) -> Distillation:
+    """Make student and teacher for a cohort.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort, for its atlas.
+    configuration : Configuration
+        Sizes and weights.
+
+    Returns
+    -------
+    Distillation
+        Freshly initialised from PyTorch's global random state.
+    """
+    sizes: ModelConfig = configuration.model
+    head = Head(
+        sizes.dim,
+        hidden_dim=sizes.projection_hidden_dim,
+        output_dim=sizes.projection_dim,
+        hidden_layers=sizes.projection_hidden_layers,
+    )
+    objective = configuration.objective
+    return Distillation(
+        SemantoksEncoder(store.atlas, **sizes.encoder_arguments()),
+        head,
+        token_weight=objective.token_weight,
+        summary_weight=objective.summary_weight,
+        epsilon=objective.epsilon,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Find the device to compute on.
+
+    Parameters
+    ----------
+    name : str
+        "auto" takes a GPU where there is one; otherwise PyTorch's name of a device.
+
+    Returns
+    -------
+    device
+        A device that exists.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such device.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"device {name!r} cannot be used here ({reason}); try --set device=cpu."
+        ) from error
+    return device

@@ -1,0 +1,216 @@
+"""A run as a folder: configuration, logs, checkpoints, and the model at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from semantoks import __version__
+from semantoks.errors import InputError
+from semantoks.files import replacing
+
+CHECKPOINT_VERSION: Final = 1
+
+
+class Log:
+    """A table that grows by a row at a time, as CSV and as JSON lines.
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``<name>.csv`` and ``<name>.jsonl`` go.
+    name : str
+        Name of the table.
+    columns : sequence of str
+        Its columns; the first is ``step``.
+    after : int
+        When the log is taken up again: rows of later steps are dropped.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, columns: Sequence[str], *, after: int | None = None
+    ) -> None:
+        self.columns = tuple(columns)
+        self._csv, self._lines = folder / f"{name}.csv", folder / f"{name}.jsonl"
+        kept = [] if after is None else [row for row in self._rows() if row["step"] <= after]
+        with replacing(self._csv) as path, path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(self.columns)
+            writer.writerows([row[column] for column in self.columns] for row in kept)
+        with replacing(self._lines) as path, path.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in kept)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row.
+
+        Parameters
+        ----------
+        row : mapping
+            Values by column; NaN is written as an empty cell and as null.
+        """
+        values = {c: None if _is_nan(row[c]) else row[c] for c in self.columns}
+        with self._csv.open("a", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerow(values.values())
+        with self._lines.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values) + "\n")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Read the rows that were written whole."""
+        if not self._lines.is_file():
+            return []
+        rows = []
+        for line in self._lines.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a kill can tear the last line
+                rows.append(json.loads(line))
+        return rows
+
+
+def save_checkpoint(folder: Path, step: int, content: dict[str, Any], *, keep: int) -> Path:
+    """Write a checkpoint atomically and remove the oldest.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's ``checkpoints``.
+    step : int
+        Optimizer steps done.
+    content : dict
+        Tensors and plain values.
+    keep : int
+        How many checkpoints stay.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written, on a full disk for example; earlier checkpoints stay.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    try:
+        with replacing(path) as beside:
+            torch.save({"format_version": CHECKPOINT_VERSION, "step": step, **content}, beside)
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError of its archive writer.
+        last = max(folder.glob("step-*.pt"), default=None)
+        stays = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise InputError(
+            f"checkpoint {path} cannot be written ({error}); {stays}. Make room, then go on with "
+            "--resume."
+        ) from error
+    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(run: Path) -> dict[str, Any]:
+    """Load the newest checkpoint of a run.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+
+    Returns
+    -------
+    dict
+        What `save_checkpoint` was given, with ``step``.
+
+    Raises
+    ------
+    InputError
+        If there is none or it cannot be read.
+    """
+    path = max((run / "checkpoints").glob("step-*.pt"), default=None)
+    if path is None:
+        raise InputError(f"{run} holds no checkpoint to resume from; start the run anew.")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path} is damaged ({error}). Remove it to resume from an earlier one."
+        ) from error
+    if content["format_version"] > CHECKPOINT_VERSION:
+        raise InputError(f"checkpoint {path} was written by a newer semantoks; update yours.")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    content : mapping
+        What JSON can hold.
+    """
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Say what a run was computed with.
+
+    Returns
+    -------
+    dict of str to str
+        Versions of semantoks, Python, PyTorch and NumPy.
+    """
+    return {
+        "semantoks": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+@contextlib.contextmanager
+def graceful_stop() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question that the loop can ask between steps.
+
+    Yields
+    ------
+    callable
+        Returns True once the run has been asked to stop. A second signal acts at once.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    for kind in kinds:
+        signal.signal(kind, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _is_nan(value: Any) -> bool:
+    """Say whether a value is a NaN."""
+    return isinstance(value, float) and math.isnan(value)

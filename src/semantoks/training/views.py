@@ -1,0 +1,198 @@
+"""Windows, augmentation and masks, drawn for a whole batch at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semantoks.training.config import MasksConfig, ViewsConfig
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
+
+VIEWS = 2
+
+
+def draw_scans(
+    subject_codes: Int[np.ndarray, "scan"], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Draw the order of an epoch: one scan a subject, subjects shuffled.
+
+    Parameters
+    ----------
+    subject_codes : ndarray of shape (scan,)
+        Which subject each scan is of.
+    rng : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of shape (subject,)
+        Scan indices.
+
+    Examples
+    --------
+    >>> order = draw_scans(np.array([0, 0, 1, 2]), np.random.default_rng(0))
+    >>> len(order), {2, 3} <= set(order.tolist())
+    (3, True)
+    """
+    shuffled = rng.permutation(len(subject_codes))
+    _, first = np.unique(subject_codes[shuffled], return_index=True)
+    return rng.permutation(shuffled[first])
+
+
+def draw_windows(
+    store: Store, scans: NDArray[np.intp], *, window: int, rng: np.random.Generator
+) -> Float[Tensor, "batch view roi time"]:
+    """Draw two windows a scan, starts independent and uniform.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort.
+    scans : ndarray of shape (batch,)
+        Scan indices.
+    window : int
+        Samples in a window.
+    rng : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    Tensor of shape (batch, view, roi, time)
+        Float32 windows.
+    """
+    both = np.repeat(scans, VIEWS)
+    starts = rng.integers(0, store.lengths[both] - window + 1)
+    windows = torch.from_numpy(store.windows(both, starts, window))
+    return windows.view(len(scans), VIEWS, *windows.shape[1:])
+
+
+def augment(
+    views: Float[Tensor, "batch view roi time"], config: ViewsConfig, generator: torch.Generator
+) -> Float[Tensor, "batch view roi time"]:
+    """Drop ROIs, drop a stretch of time, change the gain and add noise, each window on its own.
+
+    Parameters
+    ----------
+    views : Tensor of shape (batch, view, roi, time)
+        Windows.
+    config : ViewsConfig
+        How much of each.
+    generator : Generator
+        Source of randomness, on the device of `views`.
+
+    Returns
+    -------
+    Tensor of shape (batch, view, roi, time)
+        Augmented windows.
+    """
+    device = views.device
+    rows, rois, time = views.shape[0] * views.shape[1], views.shape[2], views.shape[3]
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    x = views.flatten(0, 1)
+    if config.roi_dropout > 0:
+        count = (uniform(rows, 1) * config.roi_dropout * rois).long().clamp(min=1)
+        x = x * (_rank(uniform(rows, rois)) >= count)[..., None]
+    if config.time_dropout > 0:
+        length = (uniform(rows, 1) * config.time_dropout * time).long().clamp(min=1)
+        x = x * ~_stretch(uniform(rows, 1), length, time)[:, None]
+    if config.gain > 0:
+        x = x * (1 + config.gain * (2 * uniform(rows, 1, 1) - 1))
+    if config.noise > 0:
+        x = x + config.noise * torch.randn(x.shape, generator=generator, device=device)
+    return x.view(views.shape)
+
+
+def draw_masks(
+    batch: int, networks: int, patches: int, config: MasksConfig, generator: torch.Generator
+) -> Bool[Tensor, "batch view network patch"]:
+    """Draw what the student does not see of every window.
+
+    Parameters
+    ----------
+    batch : int
+        Scans.
+    networks, patches : int
+        Size of the lattice of tokens.
+    config : MasksConfig
+        Kind and size of masks.
+    generator : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    Tensor of shape (batch, view, network, patch)
+        True where a token is hidden.
+    """
+    rows = batch * VIEWS
+    device = generator.device
+    if config.kind == "random":
+        masks = _random_tokens(rows, networks, patches, config, generator)
+    elif config.kind == "network":
+        masks = _network_slices(rows, networks, patches, config, generator)
+    elif config.kind == "temporal":
+        masks = _temporal_slices(rows, networks, patches, config, generator)
+    else:
+        of_networks = torch.rand(rows, 1, 1, generator=generator, device=device) < 0.5
+        masks = torch.where(
+            of_networks,
+            _network_slices(rows, networks, patches, config, generator),
+            _temporal_slices(rows, networks, patches, config, generator),
+        )
+    return masks.view(batch, VIEWS, networks, patches)
+
+
+def _network_slices(
+    rows: int, networks: int, patches: int, config: MasksConfig, generator: torch.Generator
+) -> Bool[Tensor, "rows networks patches"]:
+    """Hide k networks at all times, k uniform on [max(1, ⌊low N⌋), min(N, ⌊high N⌋))."""
+    low = max(1, int(config.low * networks))
+    high = max(min(networks, int(config.high * networks)), low + 1)  # few networks: k = low
+    device = generator.device
+    count = torch.randint(low, high, (rows, 1), generator=generator, device=device)
+    rank = _rank(torch.rand(rows, networks, generator=generator, device=device))
+    return (rank < count)[..., None].expand(rows, networks, patches)
+
+
+def _temporal_slices(
+    rows: int, networks: int, patches: int, config: MasksConfig, generator: torch.Generator
+) -> Bool[Tensor, "rows networks patches"]:
+    """Hide ⌈r P⌉ - 1 consecutive patches of all networks, r uniform on (low, high)."""
+    device = generator.device
+    share = torch.rand(rows, 1, generator=generator, device=device)
+    share = config.low + (config.high - config.low) * share
+    length = (torch.ceil(share * patches).long() - 1).clamp(min=1)
+    place = torch.rand(rows, 1, generator=generator, device=device)
+    return _stretch(place, length, patches)[:, None].expand(rows, networks, patches)
+
+
+def _random_tokens(
+    rows: int, networks: int, patches: int, config: MasksConfig, generator: torch.Generator
+) -> Bool[Tensor, "rows networks patches"]:
+    """Hide tokens anywhere, their share uniform on (low, high)."""
+    device = generator.device
+    share = torch.rand(rows, 1, generator=generator, device=device)
+    count = ((config.low + (config.high - config.low) * share) * networks * patches).long()
+    rank = _rank(torch.rand(rows, networks * patches, generator=generator, device=device))
+    return (rank < count.clamp(min=1)).view(rows, networks, patches)
+
+
+def _rank(values: Tensor) -> Tensor:
+    """Rank along the last axis: a random permutation of 0 … n - 1 where values are random."""
+    return values.argsort(dim=-1).argsort(dim=-1)
+
+
+def _stretch(place: Tensor, length: Tensor, size: int) -> Tensor:
+    """Mark `length` consecutive cells of `size`, the start uniform for a uniform `place`."""
+    start = (place * (size - length + 1)).long()
+    cells = torch.arange(size, device=place.device)
+    return (cells >= start) & (cells < start + length)

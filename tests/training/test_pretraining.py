@@ -1,0 +1,223 @@
+"""The loop: what a run leaves behind, resuming, stopping, and failing well."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.recording import Recording
+from semantoks.data.store import Store
+from semantoks.data.store_writer import StoreWriter
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.checkpoint import load_encoder, load_model
+from semantoks.training import pretraining
+from semantoks.training.config import Configuration, configure, tiny
+from semantoks.training.events import Progress
+from semantoks.training.pretraining import pretrain
+from semantoks.training.run import load_checkpoint
+
+ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4})
+
+
+def write_store(path: Path, subjects: int = 12, samples: int = 130, seed: int = 0) -> Store:
+    rng = np.random.default_rng(seed)
+    with StoreWriter(path, ATLAS, Preprocessing(), request={}) as writer:
+        for i in range(subjects):
+            series = rng.standard_normal((len(ATLAS), samples)).astype(np.float32)
+            recording = Recording(series, 2.0, ATLAS, scan=f"scan-{i}", subject=f"{i}")
+            writer.add(recording, np.ones(len(ATLAS), dtype=bool))
+        return writer.finish()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("data") / "store")
+
+
+def recipe(**changes: object) -> Configuration:
+    small = {
+        "model.dim": 16,
+        "model.head_dim": 8,
+        "model.depth": 1,
+        "optimization.epochs": 4,
+        "optimization.batch_size": 4,
+        "logging.steps": 1,
+        "logging.checkpoint_epochs": 1,
+    }
+    return configure(tiny(), small | changes)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_encoder(run).state_dict()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    def progress(row: Progress) -> None:
+        if row.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+def test_what_a_run_leaves_behind(store: Store, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    run = pretrain(store, tmp_path / "run", recipe(), progress=seen.append)
+    assert (run.status, run.step, run.steps) == ("finished", 12, 12)
+    assert [row.step for row in seen] == list(range(1, 13))
+    table = rows(run.folder / "metrics.csv")
+    lines = [json.loads(x) for x in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines] == [int(row["step"]) for row in table]
+    assert all((row["token"] is not None) == row["masked"] for row in lines)
+    assert len({row["masked"] for row in lines}) == 2
+    assert [int(row["step"]) for row in rows(run.folder / "health.csv")] == [0, 3, 6, 9, 12]
+    described = json.loads((run.folder / "run.json").read_text())
+    assert described["status"] == "finished"
+    assert described["store"]["fingerprint"] == store.fingerprint
+    assert len(list((run.folder / "checkpoints").iterdir())) == 2
+    model = load_model(run.folder)
+    assert model.encoder.atlas == ATLAS
+    assert model.preprocessing == store.preprocessing.to_dict()
+
+
+def test_the_model_is_the_teacher(store: Store, tmp_path: Path) -> None:
+    run = pretrain(store, tmp_path / "run", recipe())
+    saved = load_checkpoint(run.folder)["model"]
+    for name, value in weights(run.folder).items():
+        torch.testing.assert_close(value, saved[f"teacher.encoder.{name}"], rtol=0, atol=0)
+    student = saved["student.encoder.cls_token"]
+    assert not torch.equal(student, weights(run.folder)["cls_token"])
+
+
+def test_seeds_decide_everything(store: Store, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = pretrain(store, tmp_path / "a", recipe())
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    again = pretrain(store, tmp_path / "b", recipe())
+    assert torch.equal(torch.random.get_rng_state(), state)  # no global state is touched
+    other = pretrain(store, tmp_path / "c", recipe(seed=1))
+    a, b, c = (weights(run.folder) for run in (first, again, other))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["cls_token"], c["cls_token"])
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    store: Store, tmp_path: Path, step: int
+) -> None:
+    whole = pretrain(store, tmp_path / "whole", recipe())
+    handler = signal.getsignal(signal.SIGINT)
+    part = pretrain(store, tmp_path / "part", recipe(), progress=stop_at(step))
+    assert (part.status, part.step) == ("interrupted", step)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (part.folder / "model").exists()
+    rest = pretrain(store, tmp_path / "part", recipe(), resume=True)
+    assert rest.status == "finished"
+    a, b = weights(whole.folder), weights(rest.folder)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    logs = [rows(run / "metrics.csv") for run in (part.folder, whole.folder)]
+    for row in (*logs[0], *logs[1]):
+        del row["seconds"]
+    assert logs[0] == logs[1]
+    assert rows(part.folder / "health.csv") == rows(whole.folder / "health.csv")
+
+
+def test_resume_refuses_another_recipe_or_cohort(store: Store, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(2))
+    with pytest.raises(ConfigurationError, match="another configuration"):
+        pretrain(store, tmp_path / "run", recipe(seed=5), resume=True)
+    other = write_store(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="another store"):
+        pretrain(other, tmp_path / "run", recipe(), resume=True)
+    with pytest.raises(InputError, match="no checkpoint to resume"):
+        pretrain(store, tmp_path / "nothing", recipe(), resume=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_existing_run_is_kept(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("x")
+    with pytest.raises(InputError, match="exists"):
+        pretrain(store, tmp_path / "run", recipe())
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_untrained(store: Store, tmp_path: Path) -> None:
+    run = pretrain(store, tmp_path / "run", recipe(**{"optimization.epochs": 0}))
+    assert (run.status, run.steps) == ("finished", 0)
+    assert load_encoder(run.folder).dim == 16
+    assert rows(run.folder / "metrics.csv") == []
+
+
+def test_loss_that_is_not_finite_stops(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pretraining.draw_windows
+    calls = []
+
+    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+        calls.append(1)
+        windows: torch.Tensor = real(*args, **kwargs)  # type: ignore[arg-type]
+        return windows * torch.nan if len(calls) == 6 else windows
+
+    monkeypatch.setattr(pretraining, "draw_windows", poisoned)
+    with pytest.raises(InputError, match="loss of step 5 is nan") as caught:
+        pretrain(store, tmp_path / "run", recipe())
+    assert "step-00000003.pt" in str(caught.value)
+    assert load_checkpoint(tmp_path / "run")["step"] == 3
+
+
+def test_disk_full_keeps_the_last_checkpoint(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.save, []
+
+    def full(content: object, path: Path) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            path.write_bytes(b"torn")
+            raise OSError(28, "No space left on device")
+        real(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="No space left") as caught:
+        pretrain(store, tmp_path / "run", recipe())
+    assert "step-00000003.pt" in str(caught.value)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003.pt"]
+
+
+def test_cohorts_that_cannot_be_used(store: Store, tmp_path: Path) -> None:
+    lonely = write_store(tmp_path / "lonely", subjects=1)
+    with pytest.raises(InputError, match="at least two"):
+        pretrain(lonely, tmp_path / "run", recipe())
+    with pytest.raises(InputError, match="shorter than a window of 200"):
+        pretrain(store, tmp_path / "run", recipe(**{"model.window": 200}))
+    with pytest.raises(ConfigurationError, match="device 'cuda:9' cannot be used"):
+        pretrain(store, tmp_path / "run", recipe(device="cuda:9"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_is_at_most_the_cohort(store: Store, tmp_path: Path) -> None:
+    run = pretrain(store, tmp_path / "run", recipe(**{"optimization.batch_size": 64}))
+    assert run.steps == 4
+
+
+def test_tensorboard(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    pretrain(store, tmp_path / "run", recipe(**{"logging.tensorboard": True}))
+    assert list((tmp_path / "run" / "tensorboard").iterdir())

@@ -1,0 +1,119 @@
+"""Windows, augmentation and masks: shapes, shares and distributions of METHOD.md."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from semantoks.training.config import MasksConfig, ViewsConfig
+from semantoks.training.views import augment, draw_masks, draw_scans
+
+OFF = ViewsConfig(roi_dropout=0, time_dropout=0, gain=0, noise=0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ones(batch: int = 500) -> Tensor:
+    return torch.ones(batch, 2, 40, 100)
+
+
+def test_one_scan_a_subject_each_as_likely() -> None:
+    codes = np.array([0, 0, 0, 1, 2, 2])
+    orders = np.stack([draw_scans(codes, np.random.default_rng(s)) for s in range(900)])
+    assert all(set(codes[order]) == {0, 1, 2} for order in orders)
+    first = orders[codes[orders] == 0]
+    np.testing.assert_allclose(np.bincount(first)[:3] / 900, 1 / 3, atol=0.05)
+    assert len({tuple(codes[order]) for order in orders}) == 6  # subjects are shuffled too
+
+
+def test_off_changes_nothing() -> None:
+    views = torch.randn(3, 2, 40, 100)
+    torch.testing.assert_close(augment(views, OFF, generator()), views, rtol=0, atol=0)
+
+
+def test_roi_dropout() -> None:
+    config = OFF.model_copy(update={"roi_dropout": 0.1})
+    dropped = (augment(ones(), config, generator()) == 0).all(-1).sum(-1).flatten()
+    assert dropped.min() == 1  # at least one
+    assert dropped.max() == 3  # less than a tenth of 40
+    views = augment(ones(), config, generator())
+    assert not torch.equal(views[:, 0], views[:, 1])  # each window on its own
+
+
+def test_time_dropout_is_one_stretch() -> None:
+    config = OFF.model_copy(update={"time_dropout": 0.3})
+    gone = (augment(ones(), config, generator()) == 0).all(2).flatten(0, 1)
+    length = gone.sum(-1)
+    assert length.min() == 1
+    assert length.max() == 29
+    edges = torch.diff(gone.int(), dim=-1).abs().sum(-1)
+    assert edges.max() <= 2
+    assert gone[:, 0].any()
+    assert gone[:, -1].any()
+    assert length.float().mean().item() == pytest.approx(14.8, abs=1)
+
+
+def test_gain_and_noise() -> None:
+    gain = augment(ones(), OFF.model_copy(update={"gain": 0.2}), generator())[..., 0, 0].flatten()
+    assert 0.8 <= gain.min() < 0.81
+    assert 1.19 < gain.max() <= 1.2
+    noisy = augment(ones(20), OFF.model_copy(update={"noise": 0.1}), generator()) - 1
+    assert noisy.std().item() == pytest.approx(0.1, rel=0.01)
+    assert noisy.mean().item() == pytest.approx(0, abs=1e-3)
+
+
+def test_same_seed_same_views() -> None:
+    views = torch.randn(3, 2, 40, 100)
+    a, b, c = (augment(views, ViewsConfig(), generator(s)) for s in (1, 1, 2))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(a, c)
+
+
+def network_counts(masks: Tensor) -> Tensor:
+    return masks.flatten(0, 1).all(-1).sum(-1)
+
+
+def test_network_masks() -> None:
+    masks = draw_masks(1000, 9, 5, MasksConfig(kind="network"), generator())
+    assert masks.shape == (1000, 2, 9, 5)
+    assert (masks.any(-1) == masks.all(-1)).all()  # whole networks
+    counts = torch.bincount(network_counts(masks), minlength=10)
+    assert counts.nonzero().flatten().tolist() == [5, 6]
+    assert counts[5].item() / 2000 == pytest.approx(0.5, abs=0.05)
+    each = masks.all(-1).float().mean((0, 1))
+    assert torch.allclose(each, torch.full((9,), 5.5 / 9), atol=0.04)
+
+
+def test_temporal_masks() -> None:
+    masks = draw_masks(1000, 9, 5, MasksConfig(kind="temporal"), generator())
+    assert (masks.any(2) == masks.all(2)).all()  # all networks
+    hidden = masks.all(2).flatten(0, 1)
+    lengths = torch.bincount(hidden.sum(-1), minlength=6)
+    assert lengths.nonzero().flatten().tolist() == [3, 4]
+    # ceil(5 r) - 1 is 3 up to r = .8 and 4 beyond: three quarters and one quarter.
+    assert lengths[3].item() / 2000 == pytest.approx(0.75, abs=0.04)
+    assert torch.diff(hidden.int(), dim=-1).abs().sum(-1).max() <= 2  # consecutive
+
+
+def test_slice_masks_are_half_and_half() -> None:
+    masks = draw_masks(1000, 9, 5, MasksConfig(), generator()).flatten(0, 1)
+    networks = (masks.any(-1) == masks.all(-1)).all(-1)
+    times = (masks.any(1) == masks.all(1)).all(-1)
+    assert (networks ^ times).all()
+    assert networks.float().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_random_masks_hide_as_much() -> None:
+    masks = draw_masks(1000, 9, 5, MasksConfig(kind="random"), generator())
+    assert masks.float().mean().item() == pytest.approx(0.75 - 0.5 / 45, abs=0.01)
+
+
+@pytest.mark.parametrize("networks", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["slice", "network", "temporal", "random"])
+def test_few_networks_and_one_patch(networks: int, kind: str) -> None:
+    masks = draw_masks(50, networks, 1, MasksConfig(kind=kind), generator())  # type: ignore[arg-type]
+    assert masks.flatten(2).any(-1).all()  # at least one hidden token a window
