@@ -1,0 +1,268 @@
+"""Metrics for many weightings of the scans at once, so that a bootstrap is one product of matrices.
+
+Every metric takes the truth first, and either no weights or weights of shape (scan,) or
+(draw, scan); it returns one number a draw. `bootstrap_weights` draws whole subjects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from semantoks.errors import InputError
+
+Vector = NDArray[np.float64]
+
+LOWER_IS_BETTER: Final = frozenset({"mae"})
+"""Metrics of which a smaller value is the better one."""
+
+
+def balanced_accuracy(
+    truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None
+) -> Vector:
+    """Compute the mean of the recalls of the classes that occur in the truth.
+
+    Parameters
+    ----------
+    truth : array_like of shape (scan,)
+        Class of each scan.
+    prediction : array_like of shape (scan,)
+        Predicted class of each scan.
+    weights : array_like of shape (scan,) or (draw, scan), optional
+        How often each scan counts; each once if not given.
+
+    Returns
+    -------
+    ndarray of shape () or (draw,)
+        Balanced accuracy; a class that has no weight in a draw is left out of its mean.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ or there are no scans.
+
+    Examples
+    --------
+    >>> round(float(balanced_accuracy([0, 0, 0, 1], [0, 0, 1, 1])), 4)
+    0.8333
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    drawn = _weights(weights, len(truth), len(prediction))
+    members = truth[:, None] == np.unique(truth)[None, :]
+    hits = members & (truth == prediction)[:, None]
+    present = drawn @ members.astype(np.float64)
+    recall = _ratio(drawn @ hits.astype(np.float64), present)
+    return np.asarray(_ratio(np.nansum(recall, axis=-1), (present > 0).sum(axis=-1)))
+
+
+def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+    """Compute the area under the ROC curve from continuous scores.
+
+    More than two classes: the mean over the classes of the area of one class against the rest.
+
+    Parameters
+    ----------
+    truth : array_like of int of shape (scan,)
+        Code of each scan's class: column of `score`.
+    score : array_like of shape (scan, class)
+        The higher, the more likely the class.
+    weights : array_like of shape (scan,) or (draw, scan), optional
+        How often each scan counts; each once if not given.
+
+    Returns
+    -------
+    ndarray of shape () or (draw,)
+        Area, ties counted half; NaN where a draw holds one class only. Of more than two classes,
+        one that does not occur (or is alone) in a draw is left out of the mean.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ, or the scores have not a column a class.
+
+    Examples
+    --------
+    >>> score = [[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]]
+    >>> float(auc([0, 0, 1, 1], score))
+    0.75
+    """
+    truth, score = np.asarray(truth), np.asarray(score, dtype=np.float64)
+    if score.ndim != 2 or score.shape[1] < 2 or truth.max(initial=0) >= score.shape[1]:
+        raise InputError(
+            f"the area under the curve needs scores of shape (scan, class); came {score.shape} "
+            f"for classes up to {truth.max(initial=0)}. Give continuous scores, not labels."
+        )
+    drawn = _weights(weights, len(truth), len(score))
+    columns: Sequence[int] = [1] if score.shape[1] == 2 else range(score.shape[1])
+    areas = np.stack([_area(truth == c, score[:, c], drawn) for c in columns])
+    return np.asarray(_ratio(np.nansum(areas, axis=0), np.isfinite(areas).sum(axis=0)))
+
+
+def r2(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+    """Compute the share of the variance that the prediction explains.
+
+    This is 1 - (squared error / variance of the truth), which is negative for predictions that are
+    worse than the mean; it is not the square of a correlation.
+
+    Parameters
+    ----------
+    truth : array_like of shape (scan,)
+        Value of each scan.
+    prediction : array_like of shape (scan,)
+        Predicted value of each scan, in the same unit.
+    weights : array_like of shape (scan,) or (draw, scan), optional
+        How often each scan counts; each once if not given.
+
+    Returns
+    -------
+    ndarray of shape () or (draw,)
+        R²; NaN where the truth of a draw is constant.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ or there are no scans.
+
+    Examples
+    --------
+    >>> float(r2([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]))
+    -3.0
+    """
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    drawn = _weights(weights, len(truth), len(prediction))
+    centred = truth - truth.mean()
+    total = drawn.sum(axis=-1)
+    variance = _ratio(drawn @ centred**2, total) - _ratio(drawn @ centred, total) ** 2
+    error = _ratio(drawn @ (truth - prediction) ** 2, total)
+    variance = np.where(variance > 1e-12 * np.mean(centred**2), variance, 0.0)
+    return np.asarray(1.0 - _ratio(error, variance))
+
+
+def mae(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+    """Compute the mean absolute error.
+
+    Parameters
+    ----------
+    truth : array_like of shape (scan,)
+        Value of each scan.
+    prediction : array_like of shape (scan,)
+        Predicted value of each scan, in the same unit.
+    weights : array_like of shape (scan,) or (draw, scan), optional
+        How often each scan counts; each once if not given.
+
+    Returns
+    -------
+    ndarray of shape () or (draw,)
+        Mean absolute error in the unit of the truth; lower is better.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ or there are no scans.
+
+    Examples
+    --------
+    >>> float(mae([1.0, 2.0], [2.0, 4.0]))
+    1.5
+    """
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    drawn = _weights(weights, len(truth), len(prediction))
+    return np.asarray(_ratio(drawn @ np.abs(truth - prediction), drawn.sum(axis=-1)))
+
+
+def bootstrap_weights(subjects: ArrayLike, n: int, seed: int) -> Vector:
+    """Draw subjects with replacement, each with all of their scans.
+
+    Parameters
+    ----------
+    subjects : array_like of shape (scan,)
+        Who each scan is of.
+    n : int
+        Number of draws.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    ndarray of shape (n, scan)
+        How often each scan was drawn; all scans of a subject equally often.
+
+    Raises
+    ------
+    InputError
+        If there are no draws or no scans.
+
+    Examples
+    --------
+    >>> weights = bootstrap_weights(["a", "a", "b"], n=4, seed=0)
+    >>> weights.shape, bool((weights[:, 0] == weights[:, 1]).all())
+    ((4, 3), True)
+    """
+    people, code = np.unique(np.asarray(subjects), return_inverse=True)
+    if n < 1 or not len(people):
+        raise InputError(f"a bootstrap of {n} draws over {len(people)} subjects is not possible.")
+    drawn = np.random.default_rng(seed).multinomial(
+        len(people), np.full(len(people), 1 / len(people)), size=n
+    )
+    return drawn[:, code].astype(np.float64)
+
+
+def interval(draws: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Compute the percentile interval of what a bootstrap returned.
+
+    Parameters
+    ----------
+    draws : array_like of shape (draw,)
+        A metric (or a difference of two) in every draw; NaN where it was not defined.
+    confidence : float
+        Share of the draws inside.
+
+    Returns
+    -------
+    tuple of float
+        Low and high end; NaN if the metric was defined in no draw.
+
+    Examples
+    --------
+    >>> interval(range(101), 0.5)
+    (25.0, 75.0)
+    """
+    defined = np.asarray(draws, dtype=np.float64)
+    defined = defined[np.isfinite(defined)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _area(positive: NDArray[np.bool_], score: Vector, drawn: Vector) -> Vector:
+    """Area under one ROC curve: how often a positive stands above a negative, ties half."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
+    up = np.add.reduceat((drawn * positive)[..., order], starts, axis=-1)
+    down = np.add.reduceat((drawn * ~positive)[..., order], starts, axis=-1)
+    below = np.cumsum(down, axis=-1) - 0.5 * down
+    pairs = up.sum(axis=-1) * down.sum(axis=-1)
+    return np.asarray(_ratio((up * below).sum(axis=-1), pairs))
+
+
+def _weights(weights: ArrayLike | None, n_truth: int, n_prediction: int) -> Vector:
+    """Check lengths and return weights whose last axis is scan."""
+    drawn = np.ones(n_truth) if weights is None else np.asarray(weights, dtype=np.float64)
+    if n_truth == 0 or n_truth != n_prediction or drawn.shape[-1] != n_truth:
+        raise InputError(
+            f"a metric needs as many predictions and weights as true values, and at least one; "
+            f"came {n_truth} true values, {n_prediction} predictions and weights of shape "
+            f"{drawn.shape}."
+        )
+    return drawn
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    """Divide, NaN where the denominator is zero."""
+    denominator = np.asarray(denominator, dtype=np.float64)
+    safe = np.where(denominator == 0, 1.0, denominator)
+    return np.where(denominator == 0, np.nan, numerator / safe)
