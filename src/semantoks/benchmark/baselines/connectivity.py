@@ -1,0 +1,82 @@
+"""Functional connectivity: what any description of a scan has to be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from nilearn.connectome import ConnectivityMeasure
+from numpy.typing import NDArray
+from sklearn.covariance import EmpiricalCovariance
+
+from semantoks.data.store import Store
+
+_STRONGEST: Final = 1 - 1e-6
+"""Correlations are cut here, so that two identical ROIs have a finite Fisher z."""
+
+
+def connectivity_features(
+    store: Store, *, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.float32]:
+    """Compute the Fisher z of the Pearson correlation of every pair of ROIs, of every scan.
+
+    Parameters
+    ----------
+    store : Store
+        The scans; whole series are used.
+    progress : callable, optional
+        Called with the number of scans that are done and the number of all.
+
+    Returns
+    -------
+    ndarray of float32, shape (scan, edge)
+        The ROI × (ROI - 1) / 2 edges of the lower triangle, row by row; 0 where a ROI of the scan
+        carries no signal.
+    """
+    rois = len(store.atlas)
+    lower = np.tril_indices(rois, -1)
+    edges = np.empty((len(store), len(lower[0])), dtype=np.float32)
+    for scan in range(len(store)):
+        edges[scan] = fisher_z(store.series(scan), store.valid[scan])[lower]
+        if progress is not None:
+            progress(scan + 1, len(store))
+    return edges
+
+
+def fisher_z(
+    series: NDArray[np.floating[Any]], valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Compute the Fisher z of the correlations of one scan.
+
+    Parameters
+    ----------
+    series : ndarray of shape (roi, time)
+        Series of the ROIs.
+    valid : ndarray of bool, shape (roi,), optional
+        ROIs that carry signal; all of those that are not constant if not given.
+
+    Returns
+    -------
+    ndarray of shape (roi, roi)
+        Symmetric; 0 on the diagonal and for ROIs without signal.
+
+    Examples
+    --------
+    >>> series = np.array([[1.0, 2, 3, 4], [1, -1, -1, 1], [5, 5, 5, 5]])
+    >>> fisher_z(series + np.array([[0], [1], [0]])).round(2).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    alive = np.ptp(series, axis=1) > 0
+    if valid is not None:
+        alive &= valid
+    z = np.zeros((len(series), len(series)))
+    kept = np.flatnonzero(alive)
+    if len(kept) > 1:
+        measure = ConnectivityMeasure(
+            EmpiricalCovariance(store_precision=False), kind="correlation", standardize=False
+        )
+        correlation = measure.fit_transform([series[kept].T.astype(np.float64)])[0]
+        np.fill_diagonal(correlation, 0.0)
+        z[np.ix_(kept, kept)] = np.arctanh(np.clip(correlation, -_STRONGEST, _STRONGEST))
+    return z

@@ -1,0 +1,349 @@
+"""Methods side by side on the same splits, each held against functional connectivity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+import semantoks
+from semantoks.benchmark.alignment import align
+from semantoks.benchmark.baselines.connectivity import connectivity_features
+from semantoks.benchmark.baselines.dummy import dummy_predictions
+from semantoks.benchmark.tasks import Task, read_task
+from semantoks.data.store import Store
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.embedding import Embeddings
+from semantoks.evaluation.metrics import bootstrap_weights, interval
+from semantoks.evaluation.probe import (
+    Classifier,
+    FoldPrediction,
+    Score,
+    cross_validated_predictions,
+    score_predictions,
+)
+from semantoks.evaluation.ridge import rotate
+from semantoks.evaluation.splits import (
+    Split,
+    leave_one_site_out,
+    splits_record,
+    splits_table,
+    subject_folds,
+    subjects_of,
+)
+from semantoks.files import new_folder
+
+REFERENCE: Final = "connectivity"
+"""The method that all others are held against."""
+
+_RESERVED: Final = (REFERENCE, "dummy")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What methods reach at a target.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a method and metric: method, target, kind, split, metric, value, low, high,
+        difference, difference_low, difference_high (to connectivity, NaN for itself), n_scans,
+        n_subjects, n_missing, n_folds, n_repeats.
+    predictions : DataFrame
+        One row a method, repeat and scan: method, target, split, repeat, fold, scan, subject,
+        truth, prediction, and score_<class> a class.
+    splits : DataFrame
+        Columns split, repeat, fold, scan and part.
+    settings : mapping
+        All that is needed to compute this again, as plain values.
+    """
+
+    table: pd.DataFrame
+    predictions: pd.DataFrame
+    splits: pd.DataFrame
+    settings: Mapping[str, Any]
+
+
+def compare(
+    store: Store,
+    embeddings: Mapping[str, Embeddings],
+    target: str,
+    *,
+    kind: Literal["auto", "classification", "regression"] = "auto",
+    splits: Literal["subject", "site"] = "subject",
+    site_column: str = "site",
+    n_folds: int = 5,
+    repeats: int = 5,
+    seed: int = 0,
+    classifier: Classifier = "ridge",
+    n_draws: int = 1000,
+    connectivity: NDArray[np.floating[Any]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Predict a target from each embedding, from connectivity and from nothing, on the same splits.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    embeddings : mapping of str to Embeddings
+        Features of all scans of the store, by the name that the table shall show.
+    target : str
+        Column of the store's table of scans.
+    kind : {"auto", "classification", "regression"}
+        "auto" means regression for a number with more than 10 different values.
+    splits : {"subject", "site"}
+        Repeated folds of subjects, or one site left out at a time.
+    site_column : str
+        Column that names the site, for site splits.
+    n_folds, repeats : int
+        Folds, and how often the subjects are divided anew; for subject splits.
+    seed : int
+        Seed of the divisions and of the draws.
+    classifier : {"ridge", "logistic"}
+        Linear model for classes.
+    n_draws : int
+        Draws of subjects for the intervals.
+    connectivity : ndarray of shape (scan, edge), optional
+        What `connectivity_features` returned for the store, if it is there already.
+    progress : callable, optional
+        Called with the number of methods that are done and the number of all.
+
+    Returns
+    -------
+    Comparison
+        Scores with 95 % intervals over subjects, predictions, splits and settings.
+
+    Raises
+    ------
+    InputError
+        If the target cannot be used, embeddings do not belong to the store, or no splits can be
+        made.
+    ConfigurationError
+        If an option has an unknown value.
+    """
+    _check_names(embeddings)
+    task = read_task(store.scans, target, kind)
+    scans = store.scans.iloc[task.rows].reset_index(drop=True)
+    features = {name: align(store, name, e)[task.rows] for name, e in embeddings.items()}
+    if splits == "subject":
+        labels = task.name(task.truth)
+        made = subject_folds(
+            scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed
+        )
+    elif splits == "site":
+        made = _site_splits(scans, task, site_column)
+    else:
+        raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
+    weights = bootstrap_weights(subjects_of(scans), n_draws, seed)
+    edges = connectivity_features(store) if connectivity is None else connectivity
+    if len(edges) != len(store):
+        raise InputError(f"connectivity of {len(edges)} scans came for {len(store)} scans.")
+    features[REFERENCE] = rotate(edges[task.rows])
+    predicted = _predict(features, task, made, subjects_of(scans), classifier, progress)
+    options = {
+        "splits": splits,
+        "site_column": site_column if splits == "site" else None,
+        "seed": seed,
+        "classifier": classifier if task.kind == "classification" else None,
+        "n_draws": n_draws,
+        "confidence": 0.95,
+    }
+    methods = {name: _description(e) for name, e in embeddings.items()}
+    methods |= {REFERENCE: {"n_features": edges.shape[1]}, "dummy": {"n_features": 0}}
+    table = splits_table(made, list(scans["scan"]))
+    settings = {**_facts(store, task, made, table, scans), **options, "methods": methods}
+    scores = {
+        name: score_predictions(folds, task.truth, weights, kind=task.kind)
+        for name, folds in predicted.items()
+    }
+    return Comparison(
+        table=_score_table(scores, settings),
+        predictions=_prediction_table(predicted, task, scans),
+        splits=table,
+        settings=settings,
+    )
+
+
+def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
+    """Write a comparison to a new folder, all of it or nothing.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `compare` returned.
+    folder : str or path
+        New folder: scores.csv, scores.parquet, predictions.parquet, splits.json (with a hash),
+        settings.json.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If the folder exists, or it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        with new_folder(folder) as beside:
+            comparison.table.to_csv(beside / "scores.csv", index=False)
+            comparison.table.to_parquet(beside / "scores.parquet", index=False)
+            comparison.predictions.to_parquet(beside / "predictions.parquet", index=False)
+            _write_json(splits_record(comparison.splits), beside / "splits.json", None)
+            _write_json(comparison.settings, beside / "settings.json")
+    except FileExistsError as error:
+        raise InputError(
+            f"{folder} exists already. Name another folder, or remove it first."
+        ) from error
+    except OSError as error:
+        raise InputError(f"the comparison could not be written to {folder}: {error}.") from error
+    return folder
+
+
+def _check_names(embeddings: Mapping[str, Embeddings]) -> None:
+    """Refuse the names of the baselines."""
+    taken = [name for name in embeddings if name in _RESERVED]
+    if taken:
+        raise ConfigurationError(
+            f"embeddings cannot be called {taken[0]!r}: this is the name of a baseline that is in "
+            "every table. Give them another name."
+        )
+
+
+def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Split]:
+    """Leave one site out, unless the site is what is to be predicted."""
+    if task.target == site_column:
+        raise InputError(
+            f"the target {task.target!r} is the site itself: a site that is left out cannot be "
+            "recognised. Use subject splits for this target."
+        )
+    labels = task.name(task.truth)
+    return leave_one_site_out(scans, labels, kind=task.kind, site_column=site_column)
+
+
+def _predict(
+    features: Mapping[str, NDArray[np.float64]],
+    task: Task,
+    splits: Sequence[Split],
+    subjects: NDArray[Any],
+    classifier: Classifier,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, tuple[FoldPrediction, ...]]:
+    """Predict the target by every method on the same splits."""
+    predicted = {}
+    for name, values in features.items():
+        predicted[name] = cross_validated_predictions(
+            values,
+            task.truth,
+            splits,
+            kind=task.kind,
+            subjects=subjects,
+            classifier=classifier,
+            scaling="center" if name == REFERENCE else "standardize",
+        )
+        if progress is not None:
+            progress(len(predicted), len(features))
+    predicted["dummy"] = dummy_predictions(task.truth, splits, kind=task.kind)
+    return predicted
+
+
+def _facts(
+    store: Store,
+    task: Task,
+    splits: Sequence[Split],
+    table: pd.DataFrame,
+    scans: pd.DataFrame,
+) -> dict[str, Any]:
+    """Collect what a comparison was computed on, as plain values."""
+    counts = np.unique(task.truth, return_counts=True)[1] if task.classes else ()
+    return {
+        "target": task.target,
+        "kind": task.kind,
+        "classes": dict(zip(task.classes, map(int, counts), strict=True)),
+        "n_scans": len(scans),
+        "n_subjects": int(scans["subject"].nunique()),
+        "n_missing": task.n_missing,
+        "n_folds": len({split.fold for split in splits}),
+        "n_repeats": len({split.repeat for split in splits}),
+        "splits_sha256": splits_record(table)["sha256"],
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
+        "semantoks": semantoks.__version__,
+    }
+
+
+def _description(embeddings: Embeddings) -> dict[str, Any]:
+    """Say what an embedding is."""
+    return {
+        "n_features": len(embeddings.feature_names),
+        "provenance": dict(embeddings.provenance) or "unknown",
+    }
+
+
+def _score_table(
+    scores: Mapping[str, Mapping[str, Score]], settings: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Lay scores out, one row a method and metric."""
+    rows = []
+    for method, metrics in scores.items():
+        for name, score in metrics.items():
+            reference = scores[REFERENCE][name]
+            same = method == REFERENCE
+            difference = float("nan") if same else score.value - reference.value
+            paired = score.draws - reference.draws
+            low, high = (float("nan"),) * 2 if same else interval(paired, settings["confidence"])
+            rows.append(
+                {
+                    "method": method,
+                    "target": settings["target"],
+                    "kind": settings["kind"],
+                    "split": settings["splits"],
+                    "metric": name,
+                    "value": score.value,
+                    "low": score.low,
+                    "high": score.high,
+                    "difference": difference,
+                    "difference_low": low,
+                    "difference_high": high,
+                }
+            )
+    counts = ("n_scans", "n_subjects", "n_missing", "n_folds", "n_repeats")
+    return pd.DataFrame(rows).assign(**{name: settings[name] for name in counts})
+
+
+def _prediction_table(
+    predicted: Mapping[str, Sequence[FoldPrediction]], task: Task, scans: pd.DataFrame
+) -> pd.DataFrame:
+    """Lay predictions out, one row a method, repeat and scan."""
+    parts = []
+    for method, folds in predicted.items():
+        for fold in folds:
+            test = fold.split.test
+            part = {
+                "method": method,
+                "target": task.target,
+                "split": fold.split.name,
+                "repeat": fold.split.repeat,
+                "fold": fold.split.fold,
+                "scan": scans["scan"].to_numpy()[test],
+                "subject": scans["subject"].to_numpy()[test],
+                "truth": task.name(task.truth[test]),
+                "prediction": task.name(fold.prediction),
+            }
+            scores = {f"score_{c}": fold.score[:, i] for i, c in enumerate(task.classes)}
+            parts.append(pd.DataFrame({**part, **scores}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _write_json(content: Mapping[str, Any], path: Path, indent: int | None = 2) -> None:
+    """Write plain values."""
+    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")

@@ -1,0 +1,64 @@
+"""A comparison as a table for the terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+
+from semantoks.benchmark.comparison import Comparison
+from semantoks.evaluation.metrics import LOWER_IS_BETTER
+from semantoks.evaluation.probe import METRICS
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Lay a comparison out for the terminal.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `compare` returned.
+
+    Returns
+    -------
+    rich.table.Table
+        Metric after metric, one row a method, with intervals, and the difference to connectivity;
+        a difference whose interval excludes zero is marked with *.
+    """
+    settings = comparison.settings
+    how = "one site left out" if settings["splits"] == "site" else "new subjects"
+    missing = f", {settings['n_missing']} without the target" if settings["n_missing"] else ""
+    shown = Table(
+        title=escape(f"{settings['target']} ({settings['kind']}, {how})"),
+        caption=f"{settings['n_scans']} scans of {settings['n_subjects']} subjects{missing}.\n"
+        "In brackets: 95 % interval over subjects and splits. *: zero is outside.",
+    )
+    shown.add_column("", overflow="fold")
+    shown.add_column("value", justify="right", no_wrap=True)
+    shown.add_column("minus connectivity", justify="right", no_wrap=True)
+    for name in METRICS[settings["kind"]]:
+        better = " (lower is better)" if name in LOWER_IS_BETTER else ""
+        shown.add_row(name.replace("_", " ") + better, style="bold")
+        rows = comparison.table[comparison.table["metric"] == name]
+        numbers = rows[["value", "low", "high"]].to_numpy(dtype=np.float64)
+        differences = rows[["difference", "difference_low", "difference_high"]].to_numpy(np.float64)
+        for method, number, difference in zip(rows["method"], numbers, differences, strict=True):
+            method = escape(f"  {method}")
+            shown.add_row(method, _with_interval(number), _difference(difference))
+        shown.add_section()
+    return shown
+
+
+def _with_interval(number: NDArray[np.float64], form: str = "{:.3f}") -> str:
+    """Write a value with its interval."""
+    value, low, high = (form.format(x) for x in number)
+    return escape(f"{value} [{low}, {high}]")
+
+
+def _difference(number: NDArray[np.float64]) -> str:
+    """Write a difference with its interval, marked if zero is outside; nothing if there is none."""
+    value, low, high = number
+    if np.isnan(value):
+        return ""
+    return _with_interval(number, "{:+.3f}") + (" *" if low > 0 or high < 0 else "  ")

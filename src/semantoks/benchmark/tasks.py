@@ -1,0 +1,149 @@
+"""What is to be predicted, and of which scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from semantoks.errors import ConfigurationError, InputError, nearest
+from semantoks.evaluation.splits import Kind
+
+_NO_TARGET: Final = frozenset({"scan", "subject", "source", "offset"})
+_MOST_NUMERIC_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """A target and the scans of which it is known.
+
+    Parameters
+    ----------
+    target : str
+        Column of the table of scans.
+    kind : {"classification", "regression"}
+        Whether classes or values are predicted.
+    rows : ndarray of int, shape (scan,)
+        Rows of the table of scans of which the target is known.
+    truth : ndarray of shape (scan,)
+        Codes of the classes (int64), or values (float64).
+    classes : tuple of str
+        Name of the class of each code; empty for regression.
+    n_missing : int
+        Scans of which the target is not known.
+    """
+
+    target: str
+    kind: Kind
+    rows: NDArray[np.intp]
+    truth: NDArray[Any]
+    classes: tuple[str, ...]
+    n_missing: int
+
+    def name(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return codes as names of classes, values as they are.
+
+        Parameters
+        ----------
+        values : ndarray of shape (scan,)
+            Codes of the classes, or values.
+
+        Returns
+        -------
+        ndarray of shape (scan,)
+            Text for classification, numbers for regression.
+        """
+        return np.array(self.classes, dtype=str)[values] if self.classes else values
+
+
+def read_task(
+    scans: pd.DataFrame, target: str, kind: Literal["auto", "classification", "regression"] = "auto"
+) -> Task:
+    """Take a target out of the table of scans; scans without it are left out and counted.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        One row a scan.
+    target : str
+        Name of a column.
+    kind : {"auto", "classification", "regression"}
+        "auto" means regression for a number with more than 10 different values, and classification
+        for everything else.
+
+    Returns
+    -------
+    Task
+        The target of the scans that have one.
+
+    Raises
+    ------
+    InputError
+        If the column is absent, empty, constant, or not a number where a number is needed.
+    ConfigurationError
+        If the kind is unknown.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"scan": list("abcd"), "sex": [1.0, 2.0, None, 1.0]})
+    >>> task = read_task(table, "sex")
+    >>> task.classes, task.truth, task.n_missing
+    (('1', '2'), array([0, 1, 0]), 1)
+    """
+    if kind not in ("auto", "classification", "regression"):
+        raise ConfigurationError(
+            f"the kind of a target is auto, classification or regression, not {kind!r}."
+        )
+    available = [str(name) for name in scans.columns if name not in _NO_TARGET]
+    if target not in available:
+        raise InputError(
+            f"there is no target {target!r} in the table of scans.{nearest(target, available)} "
+            f"Available are {', '.join(available)}."
+        )
+    column = scans[target]
+    known = (column.notna() & (column.astype(str).str.strip() != "")).to_numpy()
+    rows = np.flatnonzero(known)
+    values = column[known]
+    if not len(rows):
+        raise InputError(f"target {target!r} is missing in all of the {len(scans)} scans.")
+    if values.nunique() < 2:
+        raise InputError(
+            f"target {target!r} has the same value, '{values.iloc[0]}', in all of the {len(rows)} "
+            "scans that have one: there is nothing to predict."
+        )
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if kind == "auto":
+        many = numeric and values.nunique() > _MOST_NUMERIC_CLASSES
+        kind = "regression" if many else "classification"
+    truth, classes = _numbers(values, target) if kind == "regression" else _codes(values)
+    return Task(target, kind, rows, truth, classes, len(scans) - len(rows))
+
+
+def _numbers(values: pd.Series[Any], target: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Read values for a regression."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(numbers))
+    if len(broken):
+        raise InputError(
+            f"target {target!r} is {values.iloc[broken[0]]!r} in {len(broken)} scan(s), which is "
+            "not a finite number, so that it cannot be predicted by regression. Ask for "
+            "classification, or correct the table."
+        )
+    return numbers, ()
+
+
+def _codes(values: pd.Series[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Give each class a code, in the order of numbers if the classes are numbers."""
+    numeric = pd.api.types.is_numeric_dtype(values)
+    found = values.astype(np.float64) if numeric else values.astype(str).str.strip()
+    code, distinct = pd.factorize(found, sort=True)
+    if pd.api.types.is_bool_dtype(values):
+        names = tuple(str(bool(v)) for v in distinct)
+    elif numeric:
+        names = tuple(f"{v:g}" if abs(v) < 1e6 else repr(float(v)) for v in distinct)
+    else:
+        names = tuple(map(str, distinct))
+    return code.astype(np.int64), names

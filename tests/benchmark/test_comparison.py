@@ -1,0 +1,274 @@
+"""Methods on the same splits, with connectivity beside them; bad input is refused by name."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
+
+from semantoks.benchmark.comparison import Comparison, compare, write_comparison
+from semantoks.benchmark.display import comparison_table
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.embedding import Embeddings
+from semantoks.evaluation.metrics import bootstrap_weights, interval
+from semantoks.evaluation.splits import splits_record
+
+QUICK = {"repeats": 2, "n_draws": 200}
+
+
+@pytest.fixture(scope="module")
+def planted(store) -> Embeddings:
+    random = np.random.default_rng(1)
+    features = random.standard_normal((len(store), 5))
+    features[:, 0] += 2 * (store.scans["diagnosis"] == "patient")
+    frame = pd.DataFrame(features, columns=list("abcde")).assign(scan=store.scans["scan"])
+    return Embeddings(frame)
+
+
+@pytest.fixture(scope="module")
+def comparison(store, planted) -> Comparison:
+    return compare(store, {"planted": planted}, "diagnosis", **QUICK)
+
+
+def row(comparison: Comparison, method: str, metric: str) -> pd.Series:
+    table = comparison.table
+    return table[(table["method"] == method) & (table["metric"] == metric)].iloc[0]
+
+
+def with_frame(embeddings: Embeddings, frame: pd.DataFrame) -> Embeddings:
+    return replace(embeddings, frame=frame)
+
+
+def test_planted_signal_is_found_in_connectivity_and_features(comparison):
+    assert row(comparison, "connectivity", "balanced_accuracy")["low"] > 0.6
+    assert row(comparison, "planted", "auc")["low"] > 0.6
+    assert list(comparison.table["method"].unique()) == ["planted", "connectivity", "dummy"]
+    assert (comparison.table["n_scans"] == 80).all()
+    assert (comparison.table["n_subjects"] == 60).all()
+
+
+def test_dummy_is_exactly_at_chance(comparison):
+    for metric in ("balanced_accuracy", "auc"):
+        dummy = row(comparison, "dummy", metric)
+        assert (dummy["value"], dummy["low"], dummy["high"]) == (0.5, 0.5, 0.5)
+
+
+def test_unplanted_target_is_at_chance(store, noise):
+    found = compare(store, {"noise": noise}, "coin", **QUICK).table
+    learned = found[(found["method"] != "dummy")]
+    assert (learned["low"] < 0.5).all()
+    assert (learned["high"] > 0.5).all()
+
+
+def test_table_can_be_computed_from_the_predictions_that_it_comes_with(comparison):
+    for method in ("planted", "connectivity"):
+        rows = comparison.predictions[comparison.predictions["method"] == method]
+        accuracy, area = [], []
+        for _, part in rows.groupby("repeat"):
+            assert sorted(part["scan"]) == sorted(set(part["scan"]))
+            assert len(part) == 80
+            accuracy.append(balanced_accuracy_score(part["truth"], part["prediction"]))
+            area.append(roc_auc_score(part["truth"] == "patient", part["score_patient"]))
+        value = row(comparison, method, "balanced_accuracy")["value"]
+        assert value == pytest.approx(np.mean(accuracy))
+        assert row(comparison, method, "auc")["value"] == pytest.approx(np.mean(area))
+
+
+def test_difference_to_connectivity_is_paired(store, planted):
+    """The same draws of subjects weigh both methods, so that the interval is that of one list."""
+    comparison = compare(store, {"planted": planted}, "diagnosis", repeats=2, n_draws=30)
+    rows = comparison.predictions
+    scans = list(rows["scan"].unique())
+    subjects = [scan.split("_")[0] for scan in sorted(scans)]
+    weights = bootstrap_weights(subjects, 30, 0)
+    draws = {}
+    for method in ("planted", "connectivity"):
+        each = []
+        for repeat in range(2):
+            part = rows[(rows["method"] == method) & (rows["repeat"] == repeat)]
+            part = part.sort_values("scan")
+            each.append(
+                [
+                    balanced_accuracy_score(part["truth"], part["prediction"], sample_weight=w)
+                    for w in weights
+                ]
+            )
+        draws[method] = np.concatenate(each)
+    found = row(comparison, "planted", "balanced_accuracy")
+    expected = interval(draws["planted"] - draws["connectivity"])
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx(expected)
+    reference = row(comparison, "connectivity", "balanced_accuracy")
+    assert found["difference"] == pytest.approx(found["value"] - reference["value"])
+    assert np.isnan(
+        reference[["difference", "difference_low", "difference_high"]].astype(float)
+    ).all()
+
+
+def test_same_features_under_two_names_do_not_differ(store, planted):
+    table = compare(store, {"a": planted, "b": planted}, "diagnosis", **QUICK).table
+    a, b = (table[table["method"] == m].reset_index(drop=True) for m in "ab")
+    pd.testing.assert_frame_equal(a.drop(columns="method"), b.drop(columns="method"))
+
+
+def test_order_of_rows_of_an_embedding_does_not_matter(store, planted, comparison):
+    shuffled = with_frame(planted, planted.frame.sample(frac=1, random_state=3))
+    again = compare(store, {"planted": shuffled}, "diagnosis", **QUICK)
+    pd.testing.assert_frame_equal(again.table, comparison.table)
+
+
+def test_regression_has_true_r2_and_counts_missing_values(store, noise):
+    found = compare(store, {"noise": noise}, "age", **QUICK)
+    assert found.settings["kind"] == "regression"
+    assert found.settings["n_missing"] == 8
+    assert (found.table["n_scans"] == 72).all()
+    rows = found.predictions[found.predictions["method"] == "noise"]
+    expected = [r2_score(part["truth"], part["prediction"]) for _, part in rows.groupby("repeat")]
+    assert row(found, "noise", "r2")["value"] == pytest.approx(np.mean(expected))
+    assert set(found.table["metric"]) == {"r2", "mae"}
+
+
+def test_one_site_is_left_out_at_a_time(store, planted):
+    found = compare(store, {"planted": planted}, "diagnosis", splits="site", **QUICK)
+    assert set(found.predictions["fold"]) == {"Bonn", "Oslo", "Rome"}
+    sites = store.scans.set_index("scan")["site"]
+    assert (sites[found.predictions["scan"]].to_numpy() == found.predictions["fold"]).all()
+    assert row(found, "connectivity", "auc")["low"] > 0.6
+    with pytest.raises(InputError, match="target 'site' is the site itself"):
+        compare(store, {}, "site", splits="site")
+    with pytest.raises(InputError, match="no column 'centre'"):
+        compare(store, {}, "diagnosis", splits="site", site_column="centre")
+
+
+def test_logistic_classifier_finds_the_same_signal(store, planted):
+    found = compare(
+        store, {"planted": planted}, "diagnosis", classifier="logistic", n_folds=3, repeats=1
+    )
+    assert row(found, "connectivity", "auc")["low"] > 0.6
+    assert found.settings["classifier"] == "logistic"
+
+
+def test_result_is_the_same_every_time_and_follows_the_seed(store, planted, comparison):
+    again = compare(store, {"planted": planted}, "diagnosis", **QUICK)
+    pd.testing.assert_frame_equal(again.predictions, comparison.predictions)
+    pd.testing.assert_frame_equal(again.table, comparison.table)
+    other = compare(store, {}, "diagnosis", seed=1, **QUICK)
+    assert other.settings["splits_sha256"] != comparison.settings["splits_sha256"]
+
+
+def test_embeddings_of_other_scans_are_refused(store, noise):
+    frame = noise.frame
+    cases = {
+        r"lack scans of the store: 2, such as": frame.iloc[2:],
+        r"name scans more than once: 1, such as": pd.concat([frame, frame.iloc[:1]]),
+        r"does not have: 1, such as stranger": pd.concat(
+            [frame, frame.iloc[:1].assign(scan="stranger")]
+        ),
+    }
+    for message, changed in cases.items():
+        with pytest.raises(InputError, match=f"'mine' .*{message}"):
+            compare(store, {"mine": with_frame(noise, changed)}, "diagnosis")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_broken_features_are_refused_with_scan_and_feature(store, noise, value):
+    frame = noise.frame.copy()
+    frame.loc[frame["scan"] == "004_0", "mean_0003"] = value
+    with pytest.raises(InputError, match=r"the first is '004_0' \(feature 'mean_0003'"):
+        compare(store, {"mine": with_frame(noise, frame)}, "diagnosis")
+
+
+def test_embeddings_of_another_store_are_refused(store, noise, other_store):
+    with pytest.raises(InputError, match=f"another store .fingerprint {store.fingerprint}"):
+        compare(other_store, {"mine": noise}, "diagnosis")
+
+
+def test_unusable_targets_are_refused(store):
+    for target, message in {
+        "diagnosys": "mean 'diagnosis'",
+        "same": "same value",
+        "empty": "missing in all",
+        "rare": r"'yes' \(3\)",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            compare(store, {}, target)
+
+
+def test_unknown_options_are_refused(store, noise):
+    with pytest.raises(ConfigurationError, match="'connectivity': this is the name of a baseline"):
+        compare(store, {"connectivity": noise}, "diagnosis")
+    with pytest.raises(ConfigurationError, match="not 'family'"):
+        compare(store, {}, "diagnosis", splits="family")
+    with pytest.raises(ConfigurationError, match="not 'svm'"):
+        compare(store, {}, "diagnosis", classifier="svm")
+    with pytest.raises(InputError, match="connectivity of 3 scans"):
+        compare(store, {}, "diagnosis", connectivity=np.zeros((3, 28)))
+
+
+def test_written_comparison_is_complete(comparison, tmp_path):
+    folder = write_comparison(comparison, tmp_path / "deep" / "probe")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "predictions.parquet",
+        "scores.csv",
+        "scores.parquet",
+        "settings.json",
+        "splits.json",
+    ]
+    assert [p.name for p in folder.parent.iterdir()] == ["probe"]
+    scores = pd.read_csv(folder / "scores.csv")
+    pd.testing.assert_frame_equal(scores, comparison.table, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "predictions.parquet"), comparison.predictions, check_dtype=False
+    )
+    settings = json.loads((folder / "settings.json").read_text())
+    splits = json.loads((folder / "splits.json").read_text())
+    assert settings["splits_sha256"] == splits["sha256"]
+    assert splits == splits_record(comparison.splits)
+    assert settings["classes"] == {"control": 40, "patient": 40}
+
+
+def test_existing_folder_is_not_touched(comparison, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        write_comparison(comparison, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_full_disk_leaves_nothing_behind(comparison, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_comparison(comparison, tmp_path / "probe")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_terminal_table_fits_80_columns_and_says_it_all(store, planted, comparison):
+    for shown in (comparison, compare(store, {"planted": planted}, "age", **QUICK)):
+        stream = io.StringIO()
+        Console(file=stream, width=80).print(comparison_table(shown))
+        text = stream.getvalue()
+        assert "…" not in text
+        for _, line in shown.table.iterrows():
+            assert line["method"] in text
+            assert f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" in text
+    assert "mae (lower is better)" in text
+    assert "72 scans of 54 subjects, 8 without the target" in text
+
+
+def test_progress_counts_methods(store, planted):
+    calls: list[tuple[int, int]] = []
+    compare(
+        store,
+        {"planted": planted},
+        "diagnosis",
+        progress=lambda done, of: calls.append((done, of)),
+        **QUICK,
+    )
+    assert calls == [(1, 2), (2, 2)]
