@@ -1,0 +1,229 @@
+"""What a run folder holds: everything that a report is made from, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from semantoks.data.store import Store
+from semantoks.errors import InputError
+from semantoks.evaluation.embedding_file import Embeddings, read_embeddings
+
+SCORE_COLUMNS: Final = ("method", "target", "split", "metric", "value", "low", "high")
+"""Columns without which a table of scores cannot be drawn."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of several methods.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they come from.
+    scores : DataFrame
+        The tidy table that `semantoks probe` writes as scores.csv.
+    settings : str
+        The text of settings.json; empty if there is none.
+    """
+
+    folder: Path
+    scores: pd.DataFrame
+    settings: str = ""
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """Everything that a report is made from.
+
+    Parameters
+    ----------
+    folder : Path
+        The run.
+    record : dict
+        What run.json says.
+    configuration : str
+        The text of config.yaml; empty if there is none.
+    metrics, health : DataFrame
+        Logs of training with the column step; without rows where nothing was logged.
+    store : Store
+        What was trained on.
+    embeddings : tuple of (Path, Embeddings)
+        Features of scans.
+    comparisons : tuple of Comparison
+        Scores.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    configuration: str
+    metrics: pd.DataFrame
+    health: pd.DataFrame
+    store: Store
+    embeddings: tuple[tuple[Path, Embeddings], ...]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The scores of all comparisons under each other, each row once."""
+        if not self.comparisons:
+            return pd.DataFrame(columns=list(SCORE_COLUMNS))
+        tables = [comparison.scores for comparison in self.comparisons]
+        return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+
+
+def read_run(
+    folder: Path,
+    *,
+    embeddings: Path | None = None,
+    comparisons: Sequence[Path] = (),
+    store: Path | None = None,
+) -> RunContents:
+    """Read what a report is made from.
+
+    Parameters
+    ----------
+    folder : Path
+        A run that `semantoks pretrain` wrote.
+    embeddings : Path, optional
+        A file that `semantoks embed` wrote; by default all embeddings*.parquet in the run.
+    comparisons : sequence of Path
+        Folders that `semantoks probe` wrote; by default all probe* in the run with a scores.csv.
+    store : Path, optional
+        Where the store is now; by default where it was during training.
+
+    Returns
+    -------
+    RunContents
+        What was found.
+
+    Raises
+    ------
+    InputError
+        If the folder is no run, a file is missing or cannot be read, or the store moved or changed.
+    """
+    record = _read_record(folder)
+    files = [embeddings] if embeddings else sorted(folder.glob("embeddings*.parquet"))
+    probes = comparisons or [path.parent for path in sorted(folder.glob("probe*/scores.csv"))]
+    return RunContents(
+        folder=folder,
+        record=record,
+        configuration=_read_text(folder / "config.yaml"),
+        metrics=_read_log(folder / "metrics.csv"),
+        health=_read_log(folder / "health.csv"),
+        store=_open_store(folder, record, store),
+        embeddings=tuple((file, read_embeddings(file)) for file in files),
+        comparisons=tuple(
+            Comparison(probe, _read_scores(probe), _read_text(probe / "settings.json"))
+            for probe in probes
+        ),
+    )
+
+
+def known_text(column: pd.Series) -> pd.Series:
+    """Return a column in which empty text counts as missing.
+
+    Parameters
+    ----------
+    column : Series
+        Text, perhaps empty.
+
+    Returns
+    -------
+    Series
+        The same with NA for what is empty.
+    """
+    return column.mask(column.astype(str).str.strip() == "")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Read run.json."""
+    path = folder / "run.json"
+    if not path.is_file():
+        what = "has no run.json" if folder.is_dir() else "does not exist"
+        raise InputError(
+            f"{folder} is not a run: it {what}. Give the folder that `semantoks pretrain --out` "
+            "wrote."
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}. Restore the file.") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} must hold a JSON object, but holds a {type(record).__name__}.")
+    return record
+
+
+def _open_store(folder: Path, record: dict[str, Any], store: Path | None) -> Store:
+    """Open the store that was trained on, and make sure that it still is that one."""
+    said = record.get("store")
+    if not isinstance(said, dict) or not {"path", "fingerprint"} <= said.keys():
+        raise InputError(
+            f"{folder / 'run.json'} does not say which store was trained on: it needs "
+            "store.path and store.fingerprint. Restore the file."
+        )
+    path = store or Path(said["path"])
+    if store is None and not path.exists():
+        raise InputError(
+            f"the store {path}, on which {folder} was trained, is no longer there. Say where it is "
+            "now: `semantoks report RUN --store STORE`."
+        )
+    opened = Store.open(path)
+    if opened.fingerprint != said["fingerprint"]:
+        raise InputError(
+            f"the store {path} is not the one on which {folder} was trained: its fingerprint is "
+            f"{opened.fingerprint}, that of the run's store was {said['fingerprint']}. It was "
+            "prepared anew or is another one; give the right one with `--store STORE`."
+        )
+    return opened
+
+
+def _read_log(path: Path) -> pd.DataFrame:
+    """Read a log of training; a missing or empty one has no rows."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return pd.DataFrame(columns=["step"])
+    table = _read_csv(path)
+    if "step" not in table:
+        raise InputError(
+            f"the log {path} has no column step, only {', '.join(map(str, table.columns))}. "
+            "Restore the file that `semantoks pretrain` wrote."
+        )
+    for column in table:
+        table[column] = pd.to_numeric(table[column], errors="coerce")
+    return table.dropna(subset="step").sort_values("step", ignore_index=True)
+
+
+def _read_scores(folder: Path) -> pd.DataFrame:
+    """Read scores.csv and check that it can be drawn."""
+    path = folder / "scores.csv"
+    if not path.is_file():
+        raise InputError(
+            f"the comparison {folder} has no scores.csv. Give a folder that `semantoks probe --out`"
+            " wrote."
+        )
+    scores = _read_csv(path)
+    missing = [column for column in SCORE_COLUMNS if column not in scores]
+    if missing:
+        raise InputError(
+            f"the scores {path} lack the column(s) {', '.join(missing)}; they have "
+            f"{', '.join(map(str, scores.columns))}. Restore the file that `semantoks probe` wrote."
+        )
+    return scores
+
+
+def _read_text(path: Path) -> str:
+    """Read a text file; a missing one is empty."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a table, or say which one cannot be read."""
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the table {path} cannot be read: {error}. Restore the file.") from error

@@ -1,0 +1,104 @@
+"""Scores with intervals, beside connectivity and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from semantoks.interpretation.figures.canvas import BLUE, GREY, ORANGE, WIDTH, styled, wrap
+
+
+class ScoreAxis(NamedTuple):
+    """One small picture of `draw_scores`.
+
+    Parameters
+    ----------
+    split : str
+        The way of splitting, which stands above the picture.
+    metric : str
+        Label of the horizontal axis.
+    rows : DataFrame
+        Columns method, value, low and high; NaN where there is no interval.
+    reference : float
+        The score of connectivity; NaN if unknown.
+    chance : float
+        The score of guessing; NaN if unknown.
+    """
+
+    split: str
+    metric: str
+    rows: pd.DataFrame
+    reference: float
+    chance: float
+
+
+@styled
+def draw_scores(panels: Sequence[ScoreAxis]) -> Figure:
+    """Draw scores with intervals, one row a method, beside connectivity and chance.
+
+    Parameters
+    ----------
+    panels : sequence of ScoreAxis
+        One small picture each; those of one split stand in one row.
+
+    Returns
+    -------
+    Figure
+        The picture.
+    """
+    splits = list(dict.fromkeys(panel.split for panel in panels))
+    n_columns = max(sum(panel.split == split for panel in panels) for split in splits)
+    names = {split: _methods(panels, split) for split in splits}
+    heights = [0.55 + 0.34 * len(names[split]) for split in splits]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.8 * len(splits) + 0.5))
+    figure.set_layout_engine("constrained", h_pad=0.08)
+    grid = figure.subplots(len(splits), n_columns, squeeze=False, height_ratios=heights)
+    for split, row in zip(splits, grid, strict=True):
+        drawn = [panel for panel in panels if panel.split == split]
+        for axes, panel in zip(row, drawn, strict=False):
+            _forest(axes, panel, names[split])
+        row[0].set_yticks(range(len(names[split])), [wrap(x, 26, 2) for x in names[split]])
+        for axes in row[len(drawn) :]:
+            axes.set_axis_off()
+    lines = {str(line.get_label()): line for axes in grid.flat for line in axes.lines}
+    shown = [label for label in ("connectivity", "chance") if label in lines]
+    if shown:
+        figure.legend([lines[x] for x in shown], shown, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _methods(panels: Sequence[ScoreAxis], split: str) -> list[str]:
+    """Return the methods of a split in order, each once."""
+    named = (str(m) for panel in panels if panel.split == split for m in panel.rows["method"])
+    return list(dict.fromkeys(named))
+
+
+def _forest(axes: Axes, panel: ScoreAxis, methods: Sequence[str]) -> None:
+    """Draw the methods' scores under each other."""
+    numbers = panel.rows[["value", "low", "high"]].to_numpy(dtype=np.float64)
+    for method, (value, low, high) in zip(panel.rows["method"], numbers, strict=True):
+        if not np.isfinite(value):
+            continue
+        place = methods.index(str(method))
+        colour = {"connectivity": ORANGE, "dummy": GREY}.get(str(method), BLUE)
+        axes.hlines(place, low, high, color=colour, linewidth=2)
+        axes.scatter([value], [place], color=colour, s=34, zorder=3)
+        axes.annotate(
+            f"{value:.2f}".replace("-", "−"), (value, place), (0, 4), ha="center",
+            textcoords="offset points", va="bottom", fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
+        )  # fmt: skip
+    if np.isfinite(panel.reference):
+        axes.axvline(panel.reference, color=ORANGE, ls="--", lw=1, label="connectivity", zorder=1)
+    if np.isfinite(panel.chance):
+        axes.axvline(panel.chance, color=GREY, ls=":", lw=1.4, label="chance", zorder=1)
+    axes.set(ylim=(len(methods) - 0.4, -0.75), xlabel=panel.metric, yticks=[])
+    axes.set_title(wrap(panel.split, 60, 2))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.margins(x=0.1)

@@ -1,0 +1,270 @@
+"""Where features stand against connectivity, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from semantoks.evaluation.metrics import LOWER_IS_BETTER
+
+CONNECTIVITY: Final = "connectivity"
+"""The method that every other one is held against."""
+GUESSING: Final = "dummy"
+"""The method that does not look at the scans."""
+METRICS: Final = {
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "area under the ROC curve",
+    "r2": "R² (explained variance)",
+    "mae": "mean absolute error (unit of the target; lower is better)",
+}
+"""Metrics in words; the first one that a target has decides."""
+
+_CHANCE = {"auc": 0.5, "r2": 0.0}
+
+Verdict = Literal["above", "below", "open"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One method held against connectivity on one target.
+
+    Parameters
+    ----------
+    method, target, split, metric : str
+        What was compared, and how.
+    value, low, high : float
+        Score of the method with its 95 % interval.
+    reference, chance : float
+        Scores of connectivity and of guessing.
+    difference, difference_low, difference_high : float
+        Method minus connectivity with its 95 % interval.
+    """
+
+    method: str
+    target: str
+    split: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    reference: float
+    chance: float
+    difference: float
+    difference_low: float
+    difference_high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Better than connectivity, worse, or not to be told apart: the interval holds zero."""
+        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        ends = sorted((sign * self.difference_low, sign * self.difference_high))
+        if ends[0] > 0:
+            return "above"
+        return "below" if ends[1] < 0 else "open"
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the method cannot be told from guessing: its interval reaches chance."""
+        if self.metric in LOWER_IS_BETTER:
+            return self.high >= self.chance
+        return self.low <= self.chance
+
+    @property
+    def verdict_words(self) -> str:
+        """The verdict as a person would say it."""
+        words = {
+            "above": "above connectivity",
+            "below": "below connectivity",
+            "open": "not distinguishable from connectivity",
+        }
+        return words[self.verdict]
+
+
+def summaries(scores: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of a table of scores that sum up all folds.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Tidy scores, perhaps with a row a fold or a repeat too.
+
+    Returns
+    -------
+    DataFrame
+        One row a target, split, metric and method.
+
+    Examples
+    --------
+    >>> row = {"method": "a", "target": "t", "split": "s", "metric": "auc", "value": 0.5}
+    >>> both = pd.DataFrame([{**row, "low": 0.4, "high": 0.6}, {**row, "low": None, "high": None}])
+    >>> len(summaries(both))
+    1
+    """
+    known = scores[scores["low"].notna()]
+    rows = known if len(known) else scores
+    keys = ["target", "split", "metric", "method"]
+    return rows.drop_duplicates(subset=keys, keep="last", ignore_index=True)
+
+
+def standings(scores: pd.DataFrame) -> list[Standing]:
+    """Hold every method against connectivity, on the deciding metric of each target.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Tidy scores.
+
+    Returns
+    -------
+    list of Standing
+        In the order of the table; only where an interval of the difference is known.
+    """
+    rows = summaries(scores)
+    if not {"difference", "difference_low", "difference_high"} <= set(rows.columns):
+        return []
+    found = []
+    for (target, split), block in rows.groupby(["target", "split"], sort=False):
+        metric = next((m for m in METRICS if (block["metric"] == m).any()), block["metric"].iloc[0])
+        for _, row in block[block["metric"] == metric].iterrows():
+            if row["method"] in (CONNECTIVITY, GUESSING) or pd.isna(row["difference_low"]):
+                continue
+            where = (rows, str(target), str(split), metric)
+            found.append(
+                Standing(
+                    str(row["method"]), str(target), str(split), metric, row["value"], row["low"],
+                    row["high"], reference_score(*where, CONNECTIVITY),
+                    reference_score(*where, GUESSING), row["difference"], row["difference_low"],
+                    row["difference_high"],
+                )
+            )  # fmt: skip
+    return found
+
+
+def bottom_lines(found: Sequence[Standing]) -> list[tuple[str, str, Verdict]]:
+    """Say in a sentence a method and verdict where it stands against connectivity.
+
+    Parameters
+    ----------
+    found : sequence of Standing
+        What `standings` returned.
+
+    Returns
+    -------
+    list of (str, str, Verdict)
+        What counts, the numbers behind it, and the verdict.
+    """
+    lines: list[tuple[str, str, Verdict]] = []
+    verdicts: tuple[Verdict, ...] = ("above", "below", "open")
+    for method in dict.fromkeys(standing.method for standing in found):
+        of_method = [standing for standing in found if standing.method == method]
+        for verdict in verdicts:
+            chosen = [standing for standing in of_method if standing.verdict == verdict]
+            if not chosen:
+                continue
+            differences = "; ".join(
+                f"{x.target} split by {x.split} ("
+                f"{with_interval(x.difference, x.difference_low, x.difference_high)}"
+                f"{', the method itself at chance' * x.at_chance})"
+                for x in chosen
+            )
+            count = f"{len(chosen)} of {len(of_method)} comparisons"
+            head = f"{method}: {chosen[0].verdict_words} in {count}"
+            lines.append((head, f"{differences}.", verdict))
+    return lines
+
+
+def reference_score(rows: pd.DataFrame, target: str, split: str, metric: str, method: str) -> float:
+    """Return the score of one method, or what guessing must score where nobody guessed.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        One row a target, split, metric and method.
+    target, split, metric, method : str
+        Which score.
+
+    Returns
+    -------
+    float
+        The score; NaN if it is not known.
+    """
+    keys = {"target": target, "split": split, "metric": metric, "method": method}
+    chosen = np.logical_and.reduce([rows[key].astype(str) == value for key, value in keys.items()])
+    values = rows.loc[chosen, "value"].to_numpy(dtype=np.float64)
+    if len(values):
+        return float(values[0])
+    return _CHANCE.get(metric, float("nan")) if method == GUESSING else float("nan")
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with a true minus sign, or a dash if it is unknown.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    digits : int
+        Digits behind the point.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Examples
+    --------
+    >>> number(-0.25), number(float("nan"))
+    ('−0.250', '–')
+    """
+    return f"{value:.{digits}f}".replace("-", "−") if np.isfinite(value) else "–"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Write a number with its interval, if it has one.
+
+    Parameters
+    ----------
+    value, low, high : float
+        The number and the ends of its interval.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Examples
+    --------
+    >>> with_interval(0.5, 0.4, 0.6)
+    '0.500 [0.400, 0.600]'
+    """
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person would say it.
+
+    Parameters
+    ----------
+    seconds : float
+        The time.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Examples
+    --------
+    >>> duration(42), duration(600), duration(9000)
+    ('42 s', '10 min', '2 h 30 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
