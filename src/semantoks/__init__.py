@@ -1,3 +1,84 @@
-"""Brain-Semantoks: from parcellated BOLD recordings to honest scores."""
+"""Brain-Semantoks: from parcellated BOLD recordings to honest scores.
+
+The flow, one sentence a stage; the reading order is the import order::
+
+    recording   (roi, time)                    any atlas, any repetition time, with who and where
+    store       a cohort on disk               one memory-mapped series + one table
+    views       (batch, view, roi, time)       windows, augmentation, masks, drawn in batches
+    tokenizer   (batch, network, patch, dim)   one token a network and patch
+    encoder     Encoding(summary, tokens)      (batch, dim) and (batch, network, patch, dim)
+    objective   LossTerms                      compression, expansion, token, summary
+    embedding   one row of features a scan     + who it is
+    evaluation  scores with intervals          on splits that cannot leak
+    benchmark   methods on the same splits     paired against connectivity
+    report      pictures a person looks at
+
+The everyday names can be taken from here; they are imported when they are first used, so that
+``import semantoks`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from semantoks.benchmark.baselines.connectivity import connectivity_features
+    from semantoks.benchmark.comparison import Comparison, compare, write_comparison
+    from semantoks.data.atlas import Atlas
+    from semantoks.data.preparation import PreparationReport, prepare
+    from semantoks.data.preprocessing import Preprocessing, preprocess
+    from semantoks.data.recording import Recording
+    from semantoks.data.scan_table import read_scan_table
+    from semantoks.data.simulation import simulate_cohort, write_cohort
+    from semantoks.data.store import Store
+    from semantoks.data.store_writer import StoreWriter
+    from semantoks.errors import ConfigurationError, InputError
+    from semantoks.evaluation.embedding import embed
+    from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
+    from semantoks.interpretation.report import write_report
+    from semantoks.model.checkpoint import load_encoder, save_encoder
+    from semantoks.model.encoder import Encoding, SemantoksEncoder
+    from semantoks.training.config import Configuration, configure, load_recipe, paper, tiny
+    from semantoks.training.pretraining import Run, pretrain
 
 __version__ = "0.1.0"
+
+_HOME: Final = {
+    "semantoks.benchmark.baselines.connectivity": ("connectivity_features",),
+    "semantoks.benchmark.comparison": ("Comparison", "compare", "write_comparison"),
+    "semantoks.data.atlas": ("Atlas",),
+    "semantoks.data.preparation": ("PreparationReport", "prepare"),
+    "semantoks.data.preprocessing": ("Preprocessing", "preprocess"),
+    "semantoks.data.recording": ("Recording",),
+    "semantoks.data.scan_table": ("read_scan_table",),
+    "semantoks.data.simulation": ("simulate_cohort", "write_cohort"),
+    "semantoks.data.store": ("Store",),
+    "semantoks.data.store_writer": ("StoreWriter",),
+    "semantoks.errors": ("ConfigurationError", "InputError"),
+    "semantoks.evaluation.embedding": ("embed",),
+    "semantoks.evaluation.embedding_file": ("Embeddings", "read_embeddings", "write_embeddings"),
+    "semantoks.interpretation.report": ("write_report",),
+    "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
+    "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),
+    "semantoks.training.config": ("Configuration", "configure", "load_recipe", "paper", "tiny"),
+    "semantoks.training.pretraining": ("Run", "pretrain"),
+}
+_MODULES: Final = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    *_MODULES,
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an everyday name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the everyday names."""
+    return sorted(__all__)

@@ -1,0 +1,578 @@
+"""The command line: a verb a stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from semantoks import __version__
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.terminal import Output, complain, rows_table
+
+INTERRUPTED: Final = 130
+_HELP: Final = """\
+Brain-Semantoks: a foundation model of functional MRI.
+
+Recordings in; pretraining; features; an honest probe beside connectivity; a report. The verbs
+stand in the order in which they are used. Each explains itself, with an example, by --help.
+
+Exit codes: 0 done, 1 something given cannot be used, 2 the command line or a configuration key is
+wrong, 130 stopped by Ctrl-C (pretrain has saved by then)."""
+
+app = App(
+    name="semantoks",
+    help=_HELP,
+    version=__version__,
+    help_format="plaintext",
+    sort_key=None,
+    default_parameter=Parameter(negative_iterable=""),
+)
+_SILENT: Final = Output()
+"""What a verb does when it is called without output options."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Words after the program's name; by default those of this process.
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Words after the program's name.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 1, 2 or 130.
+    """
+    if "--debug" in arguments:
+        return int(_call(arguments) or 0)
+    try:
+        return int(_call(arguments) or 0)
+    except cyclopts.CycloptsError as error:
+        complain(f"{error} Try semantoks --help.")
+        return 2
+    except ConfigurationError as error:
+        complain(str(error))
+        return 2
+    except InputError as error:
+        complain(str(error))
+        return 1
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        complain(f"{error.strerror or error}{where}. Nothing that was there is lost.")
+        return 1
+    except KeyboardInterrupt:
+        complain("stopped.")
+        return INTERRUPTED
+
+
+def _call(arguments: Sequence[str]) -> Any:
+    """Parse and call; errors are raised."""
+    return app(
+        list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
+    )
+
+
+@app.command(sort_key=1)
+def demo(
+    out: Path = Path("demo"),
+    *,
+    subjects: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=40))] = 160,
+    seed: int = 0,
+    output: Output = _SILENT,
+) -> None:
+    """Run the whole main job on a simulated cohort, in a few minutes.
+
+    Every command is printed before it runs. The planted phenotype, diagnosis, must be decoded; the
+    unplanted one, handedness, must stay at chance.
+
+    Example: semantoks demo
+
+    Parameters
+    ----------
+    out : Path
+        Folder for everything; it must not exist.
+    subjects : int
+        Size of the cohort.
+    seed : int
+        Of the cohort and of the weights.
+    output : Output
+        How to speak.
+    """
+    from semantoks.data.simulation import simulate_cohort, write_cohort
+
+    if out.exists():
+        raise InputError(f"{out} exists; remove it, or name another folder: semantoks demo FOLDER.")
+    output.say(f"Simulating {subjects} people at 3 sites (seed {seed}) in {out / 'recordings'} ...")
+    out.mkdir(parents=True)
+    recordings = simulate_cohort(subjects, seed=seed)
+    write_cohort(recordings, out / "recordings", atlas_file=out / "atlas.tsv")
+    store, trained = out / "store", out / "run"
+    data = f"--data {store}"
+    features = f"--embeddings {trained}/embeddings.parquet --embeddings {trained}/untrained.parquet"
+    commands = [
+        f"prepare {out}/recordings --atlas {out}/atlas.tsv --out {store}",
+        f"pretrain {data} --recipe tiny --set seed={seed} --out {trained}",
+        f"embed {data} --model {trained} --out {trained}/embeddings.parquet",
+        f"embed {data} --model {trained} --untrained --out {trained}/untrained.parquet",
+        f"probe {data} {features} --target diagnosis --out {trained}/probe-diagnosis",
+        f"probe {data} {features} --target handedness --out {trained}/probe-handedness",
+        f"report {trained}",
+    ]
+    quiet = ["--quiet"] if output.quiet else []
+    for command in commands:
+        output.say(f"\n$ semantoks {command}")
+        _call([*command.split(), *quiet])
+    output.result({"report": str(trained / "report.html"), "commands": commands})
+
+
+@app.command(sort_key=2)
+def prepare(
+    source: Path,
+    *,
+    out: Path,
+    atlas: str = "schaefer400-tian3-buckner7",
+    format: Literal["auto", "pcp", "arrays", "original-hdf5"] = "auto",
+    table: Path | None = None,
+    id_column: str | None = None,
+    subject_column: str | None = None,
+    session_column: str | None = None,
+    t_r_column: str | None = None,
+    site_column: str | None = None,
+    motion_column: str | None = None,
+    t_r: float | None = None,
+    target_t_r: float = 2.0,
+    high_pass: float = 0.01,
+    low_pass: float = 0.1,
+    filter: bool = True,
+    min_samples: int = 100,
+    min_coverage: float = 0.95,
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    keep_going: Annotated[bool, Parameter(negative="")] = False,
+    output: Output = _SILENT,
+) -> None:
+    """Read recordings, preprocess them, and write a store.
+
+    Scans whose data are not good enough (too short, too many flat ROIs, NaN, the same series under
+    two names) are left out by name. An interrupted run goes on when it is called again.
+
+    Example: semantoks prepare ABIDE_pcp --atlas cc200 --table subjects.csv --out abide.store
+
+    Parameters
+    ----------
+    source : Path
+        Folder or file with the recordings.
+    out : Path
+        Folder of the store; it must not exist.
+    atlas : str
+        schaefer400-tian3-buckner7, schaefer400-tian3, schaefer400, cc200, or a TSV/CSV file with
+        the columns label and network.
+    format : str
+        Layout of SOURCE.
+    table : Path
+        CSV or TSV with a row a scan or subject: repetition time, site, motion, phenotypes.
+    id_column, subject_column, session_column, t_r_column, site_column, motion_column : str
+        Columns of the table, where their names are not recognised.
+    t_r : float
+        Repetition time in s, where neither files nor table say it.
+    target_t_r : float
+        Repetition time in s to which all scans are resampled.
+    high_pass, low_pass : float
+        Edges of the band-pass filter in Hz.
+    filter : bool
+        Band-pass; switch it off for series that are filtered already.
+    min_samples : int
+        Shortest scan, in samples after resampling.
+    min_coverage : float
+        Smallest share of ROIs that are neither flat nor missing.
+    strict : bool
+        Refuse the whole source if any scan is refused.
+    keep_going : bool
+        Leave out, too, what cannot be read, lacks a repetition time or is not in the table.
+    output : Output
+        How to speak.
+    """
+    from semantoks.data.atlas import Atlas
+    from semantoks.data.preparation import prepare as prepare_store
+    from semantoks.data.preprocessing import Preprocessing
+    from semantoks.data.scan_table import read_scan_table
+
+    if strict and keep_going:
+        raise ConfigurationError("--strict and --keep-going exclude each other; choose one.")
+    columns = {
+        "id_column": id_column,
+        "subject_column": subject_column,
+        "session_column": session_column,
+        "t_r_column": t_r_column,
+        "site_column": site_column,
+        "motion_column": motion_column,
+    }
+    if table is None and any(columns.values()):
+        raise ConfigurationError("columns are named, but there is no table; give --table FILE.")
+    preprocessing = Preprocessing(
+        target_t_r=target_t_r,
+        high_pass=high_pass if filter else None,
+        low_pass=low_pass if filter else None,
+        min_samples=min_samples,
+        min_coverage=min_coverage,
+    )
+    with output.progress("preparing scans") as advance:
+        report = prepare_store(
+            source,
+            out,
+            atlas=Atlas.load(atlas),
+            format=format,
+            table=read_scan_table(table, **columns) if table else None,
+            t_r=t_r,
+            preprocessing=preprocessing,
+            policy="strict" if strict else "keep-going" if keep_going else "default",
+            progress=lambda done, total: advance(done, total, ""),
+        )
+    for refusal in report.refused:
+        output.say(f"refused {refusal.scan} [{refusal.category}]: {refusal.reason}")
+    if report.started_over:
+        output.say("An interrupted preparation with other arguments or files was started over.")
+    resumed = f" ({report.n_resumed} of them before an interruption)" if report.n_resumed else ""
+    output.say(
+        f"{report.n_written} of {report.n_found} scans{resumed} are in {out}, "
+        f"{len(report.refused)} were refused ({out / 'refused.csv'}); {report.seconds:.1f} s."
+    )
+    output.result(
+        {
+            "store": str(out),
+            "n_found": report.n_found,
+            "n_written": report.n_written,
+            "refused": [vars(refusal) for refusal in report.refused],
+            "seconds": report.seconds,
+        }
+    )
+
+
+@app.command(sort_key=3)
+def info(path: Path, *, output: Output = _SILENT) -> None:
+    """Say what a store, a run or a model folder holds.
+
+    Example: semantoks info abide.store
+
+    Parameters
+    ----------
+    path : Path
+        A store, a run, or a model folder.
+    output : Output
+        How to speak.
+    """
+    import json
+
+    if (path / "store.json").is_file():
+        facts = _describe_store(path)
+    elif (path / "run.json").is_file():
+        facts = {"kind": "run", **json.loads((path / "run.json").read_text(encoding="utf-8"))}
+    else:
+        from semantoks.model.checkpoint import load_model
+
+        model = load_model(path)
+        facts = {
+            "kind": "model",
+            "atlas": repr(model.encoder.atlas),
+            "parameters": sum(p.numel() for p in model.encoder.parameters()),
+            **model.encoder.arguments,
+            "preprocessing": model.preprocessing,
+            "provenance": model.provenance,
+        }
+    output.say(rows_table(str(path), facts))
+    output.result(facts)
+
+
+@app.command(sort_key=4)
+def pretrain(
+    *,
+    data: Path,
+    out: Path,
+    recipe: str | None = None,
+    set: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    output: Output = _SILENT,
+) -> int:
+    """Pretrain an encoder on a store by self-distillation.
+
+    Ctrl-C saves a checkpoint and says how to go on.
+
+    Example: semantoks pretrain --data abide.store --recipe tiny --set optimization.epochs=20 --out
+    run
+
+    Parameters
+    ----------
+    data : Path
+        The store.
+    out : Path
+        Run folder; it must not exist unless --resume.
+    recipe : str
+        paper (default), tiny, or a YAML file such as another run's config.yaml.
+    set : list of str
+        Changes such as optimization.epochs=20; may be given many times.
+    resume : bool
+        Go on from the newest checkpoint in OUT, with its recipe.
+    output : Output
+        How to speak.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from semantoks.data.store import Store
+    from semantoks.training.config import configure, load_recipe, parse_changes
+    from semantoks.training.pretraining import Pretraining
+
+    if recipe is None:
+        recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
+    configuration = configure(load_recipe(recipe), parse_changes(set or []))
+    pretraining = Pretraining(Store.open(data), out, configuration, resume=resume)
+    plan = pretraining.plan
+    output.say(
+        f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
+        f"{configuration.optimization.epochs} epochs, on {pretraining.device}."
+    )
+    with output.progress("pretraining") as advance:
+        ended = pretraining.run(
+            lambda row: advance(row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}")
+        )
+    output.result({**vars(ended), "folder": str(ended.folder)})
+    if ended.status == "interrupted":
+        output.say(
+            f"Stopped after step {ended.step} of {ended.steps}; saved in {out / 'checkpoints'}. "
+            f"Go on with: semantoks pretrain --data {data} --out {out} --resume"
+        )
+        return INTERRUPTED
+    output.say(f"The teacher is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")
+    return 0
+
+
+@app.command(sort_key=5)
+def embed(
+    *,
+    data: Path,
+    model: Path,
+    out: Path,
+    windows: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 8,
+    untrained: Annotated[bool, Parameter(negative="")] = False,
+    seed: int = 0,
+    output: Output = _SILENT,
+) -> None:
+    """Describe every scan of a store by features: [mean token, CLS], averaged over windows.
+
+    Example: semantoks embed --data abide.store --model run --out features.parquet
+
+    Parameters
+    ----------
+    data : Path
+        The store.
+    model : Path
+        A run or a model folder.
+    out : Path
+        Table with a row a scan: .parquet or .csv.
+    windows : int
+        Evenly spaced windows a scan.
+    untrained : bool
+        Same architecture with fresh weights: the baseline that pretraining must beat.
+    seed : int
+        Of the fresh weights.
+    output : Output
+        How to speak.
+    """
+    import torch
+
+    from semantoks.data.store import Store
+    from semantoks.evaluation.embedding import check_preprocessing, embed, write_embeddings
+    from semantoks.model.checkpoint import load_model
+    from semantoks.model.encoder import SemantoksEncoder
+
+    store = Store.open(data)
+    saved = load_model(model)
+    check_preprocessing(store, saved)
+    encoder = saved.encoder
+    if untrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = SemantoksEncoder(encoder.atlas, **encoder.arguments)
+    with output.progress("encoding windows") as advance:
+        embeddings = embed(
+            store,
+            encoder,
+            windows=windows,
+            progress=lambda done, total: advance(done, total, ""),
+            origin={"model_folder": str(model), "fresh_weights_seed": seed if untrained else None},
+        )
+    write_embeddings(embeddings, out)
+    n_features = len(embeddings.feature_names)
+    output.say(f"{len(store)} scans with {n_features} features each are in {out}.")
+    output.result({"out": str(out), "n_scans": len(store), "n_features": n_features})
+
+
+@app.command(sort_key=6)
+def probe(
+    *,
+    data: Path,
+    embeddings: Annotated[list[Path], Parameter(name="--embeddings")],
+    target: str,
+    out: Path,
+    kind: Literal["auto", "classification", "regression"] = "auto",
+    splits: Literal["subject", "site"] = "subject",
+    site_column: str = "site",
+    folds: int = 5,
+    repeats: int = 5,
+    classifier: Literal["ridge", "logistic"] = "ridge",
+    seed: int = 0,
+    output: Output = _SILENT,
+) -> None:
+    """Read a target from the features, beside connectivity and a dummy on the same splits.
+
+    Folds never part a subject's scans. Scores are of scans that were left out; intervals (95 %)
+    are bootstrapped over subjects, and so is the difference to connectivity.
+
+    Example: semantoks probe --data abide.store --embeddings features.parquet --target diagnosis
+    --out probe-diagnosis
+
+    Parameters
+    ----------
+    data : Path
+        The store.
+    embeddings : list of Path
+        Files of embed, each a row of the table named after its file; may be given many times.
+    target : str
+        Column of the table of scans.
+    out : Path
+        Folder for scores, predictions and splits; it must not exist.
+    kind : str
+        auto takes a number with more than 10 different values for a regression.
+    splits : str
+        subject: repeated folds of subjects; site: one site left out at a time.
+    site_column : str
+        Column that names the site.
+    folds, repeats : int
+        Folds, and how often subjects are divided anew.
+    classifier : str
+        Linear model for classes; its penalty is chosen inside training.
+    seed : int
+        Of the divisions and of the bootstrap.
+    output : Output
+        How to speak.
+    """
+    from semantoks.benchmark.comparison import compare, write_comparison
+    from semantoks.benchmark.display import comparison_table
+    from semantoks.data.store import Store
+    from semantoks.evaluation.embedding_file import read_embeddings
+
+    if out.exists():
+        raise InputError(f"{out} exists; choose another --out or remove it.")
+    names = [path.stem for path in embeddings]
+    if len({*names}) < len(names):
+        raise ConfigurationError(
+            "two files of --embeddings have the same name, but the table names methods after "
+            f"files: {', '.join(map(str, embeddings))}. Rename one."
+        )
+    with output.progress(f"probing {target}") as advance:
+        comparison = compare(
+            Store.open(data),
+            {name: read_embeddings(path) for name, path in zip(names, embeddings, strict=True)},
+            target,
+            kind=kind,
+            splits=splits,
+            site_column=site_column,
+            n_folds=folds,
+            repeats=repeats,
+            classifier=classifier,
+            seed=seed,
+            progress=lambda done, total: advance(done, total, ""),
+        )
+    write_comparison(comparison, out)
+    output.say(comparison_table(comparison))
+    output.say(f"Scores, predictions and splits are in {out}.")
+    output.result({"out": str(out), "scores": comparison.table.to_dict(orient="records")})
+
+
+@app.command(sort_key=7)
+def report(
+    run: Path,
+    *,
+    embeddings: Path | None = None,
+    probe: Annotated[list[Path] | None, Parameter(name="--probe")] = None,
+    phenotype: Annotated[list[str] | None, Parameter(name="--phenotype")] = None,
+    store: Path | None = None,
+    out: Path | None = None,
+    output: Output = _SILENT,
+) -> None:
+    """Write a run as one page: cohort, training, health, maps and scores.
+
+    Example: semantoks report run --probe probe-diagnosis
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    embeddings : Path
+        File of embed; by default RUN/embeddings*.parquet.
+    probe : list of Path
+        Folders of probe; by default RUN/probe*. May be given many times.
+    phenotype : list of str
+        Columns that the maps are coloured by; by default the probes' targets.
+    store : Path
+        Where the store is now, if it was moved.
+    out : Path
+        The page; by default RUN/report.html.
+    output : Output
+        How to speak.
+    """
+    from semantoks.interpretation.report import write_report
+
+    page = write_report(
+        run,
+        embeddings=embeddings,
+        comparisons=probe or (),
+        out=out,
+        phenotypes=phenotype or (),
+        store=store,
+    )
+    output.say(f"The report is {page}.")
+    output.result({"report": str(page)})
+
+
+def _describe_store(path: Path) -> dict[str, Any]:
+    """Collect what a person wants to know of a store."""
+    from semantoks.data.store import Store
+
+    store = Store.open(path)
+    scans = store.scans
+    return {
+        "kind": "store",
+        "scans": len(store),
+        "subjects": store.n_subjects,
+        "sites": int(scans["site"].nunique()),
+        "samples": f"{store.lengths.min()} to {store.lengths.max()} at {store.t_r:g} s",
+        "atlas": repr(store.atlas),
+        "networks": ", ".join(store.atlas.network_names),
+        "preprocessing": store.preprocessing.to_dict(),
+        "refused scans": len(store.refused),
+        "columns": ", ".join(scans.columns),
+        "fingerprint": store.fingerprint,
+    }

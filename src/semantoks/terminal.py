@@ -1,0 +1,141 @@
+"""How the command line speaks: progress, tables, and errors of one paragraph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+@Parameter(name="*", group="Output")
+@dataclass(frozen=True)
+class Output:
+    """What every verb can be told about how it speaks.
+
+    Parameters
+    ----------
+    quiet : bool
+        Print nothing but errors.
+    json : bool
+        Print the result as one JSON object, and nothing else, on the standard output.
+    debug : bool
+        Show the traceback of an error.
+    """
+
+    quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False
+    json: Annotated[bool, Parameter(negative="")] = False
+    debug: Annotated[bool, Parameter(negative="")] = False
+    console: Annotated[Console, Parameter(parse=False)] = field(
+        default_factory=lambda: Console(highlight=False), repr=False
+    )
+
+    @property
+    def speaks(self) -> bool:
+        """Whether anything is printed for people."""
+        return not (self.quiet or self.json)
+
+    def say(self, content: str | Table) -> None:
+        """Print something for a person.
+
+        Parameters
+        ----------
+        content : str or Table
+            What to print; brackets in text are text.
+        """
+        if self.speaks:
+            self.console.print(content, markup=False, soft_wrap=isinstance(content, str))
+
+    def result(self, content: dict[str, Any]) -> None:
+        """Print the result for a machine, if that was asked for.
+
+        Parameters
+        ----------
+        content : dict
+            What JSON can hold.
+        """
+        if self.json:
+            print(json.dumps(content, default=str, indent=1))  # noqa: T201
+
+    @contextmanager
+    def progress(self, what: str, detail: str = "") -> Iterator[Callable[[int, int, str], None]]:
+        """Show a bar while something goes on.
+
+        Parameters
+        ----------
+        what : str
+            What goes on.
+        detail : str
+            What stands behind the bar at first.
+
+        Yields
+        ------
+        callable
+            Takes how many are done, how many there are, and what to show behind the bar.
+        """
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        errors = Console(stderr=True)
+        with Progress(*columns, console=errors, disable=not self.speaks) as bar:
+            task = bar.add_task(what, total=None, detail=detail)
+
+            def advance(done: int, total: int, detail: str = "") -> None:
+                bar.update(task, completed=done, total=total, detail=detail)
+
+            yield advance
+
+
+def rows_table(title: str, rows: dict[str, Any]) -> Table:
+    """Make a table of names and values.
+
+    Parameters
+    ----------
+    title : str
+        What it is about.
+    rows : dict
+        Value by name.
+
+    Returns
+    -------
+    Table
+        Two columns.
+    """
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def complain(message: str) -> None:
+    """Print an error as one paragraph on the standard error.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong and what to do.
+    """
+    console = Console(stderr=True, highlight=False)
+    console.print("error:", style="bold red", end=" ")
+    console.print(" ".join(message.split()), markup=False, soft_wrap=True)

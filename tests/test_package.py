@@ -1,0 +1,71 @@
+"""What the package promises at its door: quick import, everyday names, and a README that runs."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import semantoks
+from semantoks.cli import app, run
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testfile(str(README), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted >= 12
+    assert found.failed == 0
+
+
+def test_every_name_can_be_imported() -> None:
+    assert all(getattr(semantoks, name) is not None for name in semantoks.__all__)
+    assert set(semantoks.__all__) <= set(dir(semantoks))
+    with pytest.raises(AttributeError, match="has no attribute 'Atlass'"):
+        _ = semantoks.Atlass
+
+
+def test_type_checkers_and_python_see_the_same_names() -> None:
+    tree = ast.parse(Path(semantoks.__file__).read_text())
+    blocks = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [n for block in blocks for n in block.body if isinstance(n, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    assert seen == semantoks._MODULES
+
+
+def test_importing_and_help_load_no_heavy_library() -> None:
+    code = (
+        "import sys, semantoks.cli; semantoks.cli.run(['--help']); "
+        "print(sorted({'torch', 'pandas', 'sklearn', 'matplotlib', 'nilearn'} & set(sys.modules)))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "verb", ["", *["demo", "prepare", "info", "pretrain", "embed", "probe", "report"]]
+)
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*verb.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert ("Example: semantoks" in text) == bool(verb)
+
+
+def test_help_lists_verbs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--help"])
+    text = capsys.readouterr().out
+    places = [text.index(f"│ {name} ") for name in ("demo", "prepare", "info", "pretrain", "embed")]
+    assert places == sorted(places)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == semantoks.__version__
+    assert app.name == ("semantoks",)
