@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -77,10 +78,52 @@ def test_good_scans_become_a_store(source: Path, out: Path) -> None:
     np.testing.assert_allclose(store.series(0).std(axis=1), 1, atol=1e-3)
 
 
-def test_the_table_may_lie_among_the_scans(source: Path, out: Path) -> None:
-    path = source / "cohort.csv"
-    path.write_text("scan_id,tr\na,2\nb,2\nc,2\n")
-    assert prepare(source, out, atlas=ATLAS, table=read_scan_table(path)).n_written == 3
+def test_tables_may_lie_among_the_scans(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source)
+    (source / "cohort.csv").write_text("scan_id,tr\na,2\nb,2\nc,2\n")
+    ATLAS.to_table().to_csv(source / "atlas.tsv", sep="\t", index=False)
+    known = read_scan_table("cohort.csv")
+    report = prepare(source.resolve(), out, atlas=ATLAS, table=known, ignore=["atlas.tsv"])
+    assert (report.n_found, report.n_written) == (3, 3)
+
+
+def test_table_of_participants_and_given_table_complete_each_other(source: Path, out: Path) -> None:
+    (source / "participants.tsv").write_text("participant_id\tage\tsite\na\t30\tA\nb\t\tB\n")
+    with pytest.raises(InputError, match=r"1 scan\(s\) have no row.*participants.tsv: 'c'"):
+        prepare(source, out, atlas=ATLAS, t_r=2.0)
+    report = prepare(source, out.with_name("left"), atlas=ATLAS, t_r=2.0, policy="keep-going")
+    assert (categories(report), report.n_found) == ({"c": "no table row"}, 3)
+    known = table(source, "scan_id,tr,age\na,2,30\nb,2,40\nc,2,50\n")
+    assert prepare(source, out, atlas=ATLAS, table=known).refused == ()
+    scans = Store.open(out).scans
+    assert scans["scan"].tolist() == ["a", "b", "c"]
+    assert scans["site"].tolist() == ["A", "B", ""]
+    assert scans["age"].tolist() == [30, 40, 50]
+    # Given as the table, it is read once, with the columns that are named.
+    own = read_scan_table(source / "participants.tsv", site_column="age")
+    report = prepare(
+        source, out.with_name("own"), atlas=ATLAS, table=own, t_r=2.0, policy="keep-going"
+    )
+    assert Store.open(report.path).scans["site"].tolist() == ["30", ""]
+
+
+def test_scans_without_a_subject_are_counted(source: Path, out: Path) -> None:
+    report = prepare(source, out, atlas=ATLAS, t_r=2.0)
+    assert report.nameless == Store.open(out).n_unnamed_subjects == 3
+    assert report.notices == (
+        "3 scan(s) name no subject; each counts as a person of its own. If some are of the same "
+        "person, give a table with their participant_id (--table).",
+    )
+    with pytest.raises(InputError, match=r"^3 scan\(s\) name no subject;.*'a', 'b', 'c'.*strict"):
+        prepare(source, out.with_name("b"), atlas=ATLAS, t_r=2.0, policy="strict")
+    known = table(source, "scan_id,participant_id,tr\na,anna,2\nb,,2\nc,anna,2\n")
+    np.save(source / "b.npy", noise(1, 50))
+    report = prepare(source, out.with_name("c"), atlas=ATLAS, table=known)
+    # The nameless one is too short, and not in the store.
+    assert (report.n_written, report.nameless, report.notices) == (2, 0, ())
+    assert Store.open(report.path).n_subjects == 1
 
 
 def spoil(source: Path) -> dict[str, str]:
@@ -117,26 +160,78 @@ def test_bad_quality_is_left_out_and_named(source: Path, out: Path) -> None:
 
 def test_strict_stops_with_the_whole_list(source: Path, out: Path) -> None:
     expected = spoil(source)
+    rows = "".join(f"{name},{name}\n" for name in ("a", "b", "c", *expected))
+    known = table(source, "scan_id,sub_id\n" + rows)
     with pytest.raises(
         InputError, match=r"5 of 8 scan\(s\) are refused.*policy is strict"
     ) as caught:
-        prepare(source, out, atlas=ATLAS, t_r=2.0, policy="strict")
+        prepare(source, out, atlas=ATLAS, table=known, t_r=2.0, policy="strict")
     assert all(repr(name) in str(caught.value) for name in expected)
     assert nothing_left(out)
     for name in expected:
         (source / f"{name}.npy").unlink()
-    assert prepare(source, out, atlas=ATLAS, t_r=2.0, policy="strict").n_written == 3
+    report = prepare(source, out, atlas=ATLAS, table=known, t_r=2.0, policy="strict")
+    assert report.n_written == 3
 
 
 def test_unreadable_file_stops_or_is_left_out(source: Path, out: Path) -> None:
     (source / "bad.npy").write_bytes(b"no array")
+    known = table(source, "scan_id,sub_id\na,1\nb,2\nc,3\nbad,4\n")
     for policy in ("default", "strict"):
         with pytest.raises(InputError, match=r"bad\.npy cannot be read.*--keep-going"):
-            prepare(source, out, atlas=ATLAS, t_r=2.0, policy=policy)  # type: ignore[arg-type]
+            prepare(source, out, atlas=ATLAS, table=known, t_r=2.0, policy=policy)  # type: ignore[arg-type]
         assert nothing_left(out)
     report = prepare(source, out, atlas=ATLAS, t_r=2.0, policy="keep-going")
     assert categories(report) == {"bad": "unreadable"}
     assert report.n_written == 3
+
+
+def test_all_unreadable_files_are_named_at_once(source: Path, out: Path) -> None:
+    for number in range(11):
+        (source / f"z{number:02}.npy").write_bytes(b"no array")
+    with pytest.raises(InputError, match=r"^11 of 14 scan\(s\) cannot be used: 'z00'") as caught:
+        prepare(source, out, atlas=ATLAS, t_r=2.0)
+    assert "'z09': " in str(caught.value)
+    assert "; and 1 more. Mend all of them" in str(caught.value)
+    assert nothing_left(out)
+
+
+def test_when_the_first_ten_fail_the_others_are_not_tried(source: Path, out: Path) -> None:
+    for number in range(8):
+        np.save(source / f"d{number}.npy", noise(number + 20))
+    seen: list[int] = []
+    other = Atlas.from_networks({"Vis": 21})
+    with pytest.raises(InputError, match=r"^each of the first 10 of 11 scan\(s\) cannot be used"):
+        prepare(source, out, atlas=other, t_r=2.0, progress=lambda done, _: seen.append(done))
+    assert seen[:10] == list(range(10))
+    assert 10 not in seen
+    assert nothing_left(out)
+
+
+def test_two_preparations_of_one_store_exclude_each_other(source: Path, out: Path) -> None:
+    refusals: list[str] = []
+
+    def again(done: int, total: int) -> None:
+        if done == 1:
+            with pytest.raises(InputError) as caught:
+                prepare(source, out, atlas=ATLAS, t_r=1.9)
+            refusals.append(str(caught.value))
+
+    report = prepare(source, out, atlas=ATLAS, t_r=2.0, progress=again)
+    assert "another prepare is writing here" in refusals[0]
+    assert (report.n_written, Store.open(out).scans["t_r"].tolist()) == (3, [2.0] * 3)
+
+
+@pytest.mark.parametrize("setting", [{"high_pass": None}, {"low_pass": None}, {"detrend": False}])
+def test_parts_of_the_preprocessing_may_be_off(
+    source: Path, out: Path, setting: dict[str, bool | None]
+) -> None:
+    prepare(source, out.with_name("whole"), atlas=ATLAS, t_r=2.0)
+    prepare(source, out, atlas=ATLAS, t_r=2.0, preprocessing=Preprocessing(**setting))  # type: ignore[arg-type]
+    recorded = json.loads((out / "store.json").read_text())["preprocessing"]
+    assert setting.items() <= recorded.items()
+    assert setting.items() <= Store.open(out).preprocessing.to_dict().items()
+    assert not np.array_equal(Store.open(out).series(0), Store.open(out.parent / "whole").series(0))
 
 
 def test_missing_rows_stop_or_are_left_out(source: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ SERIES = np.random.default_rng(0).standard_normal((4, 9))
 
 def load(folder: Path) -> np.ndarray:
     """Read the only scan of a folder."""
-    scans = find_scans(folder, ATLAS)
+    scans = find_scans(folder, ATLAS).scans
     assert len(scans) == 1
     return scans[0].load()
 
@@ -83,7 +83,7 @@ def test_schaefer_labels_may_carry_their_scheme(tmp_path: Path) -> None:
     atlas = Atlas.load("schaefer400")
     series = np.random.default_rng(1).standard_normal((400, 5))
     write_text(tmp_path / "a.tsv", series, tuple(f"7Networks_{x}" for x in atlas.labels))
-    np.testing.assert_array_equal(find_scans(tmp_path, atlas)[0].load(), series)
+    np.testing.assert_array_equal(find_scans(tmp_path, atlas).scans[0].load(), series)
 
 
 def test_missing_columns_and_cells_become_nan(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_names_and_sidecars_say_who_when_and_how_fast(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     np.save(tmp_path / ".cache" / "sub-02.npy", SERIES)
     (tmp_path / "sub-01_scans.tsv").write_text("filename\n")
-    (scan,) = find_scans(tmp_path, ATLAS)
+    (scan,) = find_scans(tmp_path, ATLAS).scans
     assert scan.scan == "sub-01_ses-b_task-rest_timeseries"
     assert (scan.subject, scan.session, scan.t_r) == ("sub-01", "ses-b", 0.8)
     sidecar.write_text(json.dumps({"RepetitionTime": 800}))
@@ -154,18 +154,31 @@ def test_names_and_sidecars_say_who_when_and_how_fast(tmp_path: Path) -> None:
         find_scans(tmp_path, ATLAS)
 
 
-def test_participants_describe_scans(tmp_path: Path) -> None:
+def test_table_of_participants_is_found_and_not_taken_for_a_scan(tmp_path: Path) -> None:
     np.save(tmp_path / "sub-001.npy", SERIES)
-    np.save(tmp_path / "sub-002.npy", SERIES)
-    (tmp_path / "participants.tsv").write_text(
-        "participant_id\tage\tsite\nsub-001\t30\tA\nsub-002\tn/a\tB\n"
-    )
-    first, second = find_scans(tmp_path, ATLAS)
-    assert (first.subject, first.site, first.phenotypes["age"]) == ("sub-001", "A", 30)
-    assert np.isnan(second.phenotypes["age"])
+    assert find_scans(tmp_path, ATLAS).table is None
     (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-001\t30\n")
-    with pytest.raises(InputError, match=r"1 scan\(s\) have no row.*'sub-002' \(nearest"):
-        find_scans(tmp_path, ATLAS)
+    (tmp_path / "participants.json").write_text('{"RepetitionTime": {"Units": "s"}}')
+    found = find_scans(tmp_path, ATLAS)
+    assert found.table == tmp_path / "participants.tsv"
+    assert [scan.scan for scan in found.scans] == ["sub-001"]
+
+
+def test_ignored_files_are_no_scans_however_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / "a.npy", SERIES)
+    (tmp_path / "cohort.csv").write_text("scan_id,RepetitionTime\na,2\n")
+    # It explains the columns of the table and is no sidecar of a scan.
+    (tmp_path / "cohort.json").write_text('{"RepetitionTime": {"Units": "s"}}')
+    (tmp_path / "participants.tsv").write_text("participant_id\na\n")
+    (tmp_path / "link.tsv").symlink_to(tmp_path / "cohort.csv")
+    others = [Path("cohort.csv"), Path("participants.tsv")]
+    found = find_scans(tmp_path, ATLAS, ignore=others)
+    assert ([scan.scan for scan in found.scans], found.table) == (["a"], None)
+    with pytest.raises(InputError, match="holds no scans"):
+        find_scans(tmp_path, ATLAS, ignore=[*others, tmp_path / "x" / ".." / "a.npy"])
 
 
 def test_duplicate_scans_are_named(tmp_path: Path) -> None:

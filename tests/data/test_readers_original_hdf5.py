@@ -10,6 +10,8 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.readers import find_scans
+from semantoks.data.scan_matching import join
+from semantoks.data.scan_table import read_scan_table
 from semantoks.errors import InputError
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Sub": 2}, name="first-other")
@@ -33,9 +35,9 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_atlases_are_joined_in_the_order_of_the_name(archive: Path) -> None:
-    scans = find_scans(archive, ATLAS)
+    scans = find_scans(archive, ATLAS).scans
     assert [scan.scan for scan in scans] == ["anna", "otto", "zoe"]
-    assert [scan.subject for scan in scans] == ["anna", "otto", "zoe"]
+    assert [scan.subject for scan in scans] == ["", "", ""]
     assert scans[2].phenotypes == {"age_5c": 1, "sex": "f"}
     assert scans[2].source == f"{archive}, row 0"
     np.testing.assert_array_equal(scans[2].load(), np.concatenate([FIRST[0], OTHER[0]]))
@@ -46,13 +48,13 @@ def test_atlases_are_joined_in_the_order_of_the_name(archive: Path) -> None:
 
 def test_a_part_may_be_asked_for(archive: Path) -> None:
     atlas = Atlas.from_networks({"Vis": 3}, name="first")
-    assert find_scans(archive, atlas)[0].load().shape == (3, 12)
+    assert find_scans(archive, atlas).scans[0].load().shape == (3, 12)
 
 
 def test_lengths_cut_the_padding(archive: Path) -> None:
     with h5py.File(archive, "a") as file:
         file["ts_len"] = np.array([12, 7, 12])
-    assert [scan.load().shape[1] for scan in find_scans(archive, ATLAS)] == [7, 12, 12]
+    assert [scan.load().shape[1] for scan in find_scans(archive, ATLAS).scans] == [7, 12, 12]
     with h5py.File(archive, "a") as file:
         file["ts_len"][1] = 13
     with pytest.raises(InputError, match=r"'ts_len' must give.*between 1 and 12.*13 occurs"):
@@ -62,12 +64,30 @@ def test_lengths_cut_the_padding(archive: Path) -> None:
 def test_repeated_names_are_subjects(archive: Path) -> None:
     with h5py.File(archive, "a") as file:
         file["long_subject_id"][2] = b"zoe"
-    scans = find_scans(archive, ATLAS)
+    scans = find_scans(archive, ATLAS).scans
     assert [(s.scan, s.subject) for s in scans] == [
-        ("anna", "anna"),
+        ("anna", ""),
         ("zoe_scan-1", "zoe"),
         ("zoe_scan-2", "zoe"),
     ]
+
+
+def test_names_as_in_bids_give_subject_and_session(archive: Path) -> None:
+    with h5py.File(archive, "a") as file:
+        del file["long_subject_id"]
+        file["long_subject_id"] = np.array([b"sub-01_ses-1", b"sub-01_ses-2", b"sub-02"])
+    scans = find_scans(archive, ATLAS).scans
+    assert [(s.scan, s.subject, s.session) for s in scans] == [
+        ("sub-01_ses-1", "sub-01", "ses-1"),
+        ("sub-01_ses-2", "sub-01", "ses-2"),
+        ("sub-02", "sub-02", ""),
+    ]
+
+
+def test_table_names_the_subject_of_scans_that_name_none(archive: Path) -> None:
+    (archive.parent / "t.csv").write_text("scan_id,participant_id\nzoe,P1\nanna,P1\notto,P2\n")
+    scans = join(find_scans(archive, ATLAS).scans, read_scan_table(archive.parent / "t.csv"))
+    assert [(s.scan, s.subject) for s in scans] == [("anna", "P1"), ("otto", "P2"), ("zoe", "P1")]
 
 
 def test_truncated_file_is_named(archive: Path) -> None:
@@ -89,7 +109,7 @@ def test_damage_in_a_dataset_names_the_scan(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[place + 5] ^= 0xFF
     path.write_bytes(content)
-    scans = find_scans(path, Atlas.from_networks({"Vis": 3}, name="first"))
+    scans = find_scans(path, Atlas.from_networks({"Vis": 3}, name="first")).scans
     with pytest.raises(InputError, match=r"scan 'anna' cannot be read from row 1"):
         scans[0].load()
     np.testing.assert_array_equal(scans[1].load(), FIRST[2])
@@ -136,5 +156,5 @@ def test_order_of_writing_serves_atlases_of_another_name(tmp_path: Path, archive
         group = file.create_group("timeseries", track_order=True)
         group["other"], group["first"] = OTHER, FIRST
         file["long_subject_id"] = np.array([b"zoe", b"anna", b"otto"])
-    series = find_scans(ordered, atlas)[2].load()
+    series = find_scans(ordered, atlas).scans[2].load()
     np.testing.assert_array_equal(series, np.concatenate([OTHER[0], FIRST[0]]))

@@ -50,7 +50,7 @@ def cohort(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("below", ["", "ABIDE_pcp", "ABIDE_pcp/cpac/nofilt_noglobal"])
 def test_identity_comes_from_names_and_phenotype_table(cohort: Path, below: str) -> None:
-    scans = find_scans(cohort / below, ATLAS)
+    scans = find_scans(cohort / below, ATLAS).scans
     assert [scan.scan for scan in scans] == ["CMU_a_0050642", "Pitt_0050002", "Pitt_0050003"]
     unknown, unlisted, listed = scans
     assert (listed.subject, listed.site, listed.motion) == ("50003", "PITT", 0.1)
@@ -61,11 +61,41 @@ def test_identity_comes_from_names_and_phenotype_table(cohort: Path, below: str)
     assert all(scan.t_r is None for scan in scans)
 
 
+def test_empty_cells_of_the_phenotype_table_are_no_names(cohort: Path) -> None:
+    (cohort / "ABIDE_pcp" / "Phenotypic_V1_0b_preprocessed1.csv").write_text(
+        "SUB_ID,SITE_ID,FILE_ID,GROUP,COMORBIDITY,FIQ,func_mean_fd\n"
+        ",,Pitt_0050003,NA,None,NA,\n"
+        "0050002,NA,no_filename,x,,100,-9999\n"
+        ",,,y,z,,\n"
+    )
+    write(cohort / "ABIDE_pcp" / "cpac" / "nofilt_noglobal", "phantom")
+    found = {scan.scan: scan for scan in find_scans(cohort, ATLAS).scans}
+    assert [found[name].subject for name in sorted(found)] == ["50642", "50002", "50003", ""]
+    listed, unlisted = found["Pitt_0050003"], found["Pitt_0050002"]
+    assert (listed.site, unlisted.site, found["phantom"].site) == ("", "NA", "")
+    assert np.isnan([listed.motion, unlisted.motion]).all()
+    # Words are missing among numbers only.
+    assert (listed.phenotypes["GROUP"], listed.phenotypes["COMORBIDITY"]) == ("NA", "None")
+    assert np.isnan(listed.phenotypes["FIQ"])
+    assert found["phantom"].phenotypes == {}
+
+
+@pytest.mark.parametrize("value", ["high", "-1", "inf"])
+def test_impossible_motion_is_located(cohort: Path, value: str) -> None:
+    (cohort / "ABIDE_pcp" / "Phenotypic_V1_0b_preprocessed1.csv").write_text(
+        "SUB_ID,SITE_ID,FILE_ID,func_mean_fd\n50002,P,no_filename,0.1\n"
+        f"50003,P,Pitt_0050003,{value}\n"
+    )
+    message = rf"preprocessed1\.csv, line 3, column 'func_mean_fd'.*'{value}' stands there"
+    with pytest.raises(InputError, match=message):
+        find_scans(cohort, ATLAS)
+
+
 def test_series_are_exact_and_roi_first(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((7, 4)) * 10.0 ** np.arange(-3, 4)[:, None]
     text = "\n".join([HEADER, *("\t".join(repr(float(x)) for x in row) for row in values)])
     write(tmp_path, "a_1", text)
-    np.testing.assert_array_equal(find_scans(tmp_path, ATLAS)[0].load(), values.T)
+    np.testing.assert_array_equal(find_scans(tmp_path, ATLAS).scans[0].load(), values.T)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +110,7 @@ def test_series_are_exact_and_roi_first(tmp_path: Path) -> None:
 )
 def test_variants_of_the_text_are_understood(tmp_path: Path, text: str) -> None:
     write(tmp_path, "a_1", text)
-    series = find_scans(tmp_path, ATLAS)[0].load()
+    series = find_scans(tmp_path, ATLAS).scans[0].load()
     np.testing.assert_array_equal(series, [[1, 5], [2, 6], [3, 7], [4, 8]])
 
 
@@ -105,13 +135,13 @@ def test_variants_of_the_text_are_understood(tmp_path: Path, text: str) -> None:
 def test_unreadable_text_is_located(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, "a_1", text)
     with pytest.raises(InputError, match=message) as caught:
-        find_scans(tmp_path, ATLAS)[0].load()
+        find_scans(tmp_path, ATLAS).scans[0].load()
     assert "a_1_rois_tiny4.1D" in str(caught.value)
 
 
 def test_file_that_vanished_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a_1")
-    scans = find_scans(tmp_path, ATLAS)
+    scans = find_scans(tmp_path, ATLAS).scans
     path.unlink()
     with pytest.raises(InputError, match=r"a_1_rois_tiny4.1D cannot be read: No such file"):
         scans[0].load()
@@ -122,7 +152,7 @@ def test_several_strategies_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "cpac" / "filt_global", "a_1")
     with pytest.raises(InputError, match=r"2 preprocessing strategies.*filt_global.*Give the fold"):
         find_scans(tmp_path, ATLAS)
-    assert len(find_scans(tmp_path / "cpac" / "filt_global", ATLAS)) == 1
+    assert len(find_scans(tmp_path / "cpac" / "filt_global", ATLAS).scans) == 1
 
 
 def test_files_of_another_atlas_are_refused(tmp_path: Path) -> None:
@@ -130,7 +160,7 @@ def test_files_of_another_atlas_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no files \*_rois_cc200.1D.*those of aal"):
         find_scans(tmp_path, Atlas.load("cc200"))
     # A table of ROIs by another name is used, and then checked against the header.
-    assert len(find_scans(tmp_path, ATLAS)) == 1
+    assert len(find_scans(tmp_path, ATLAS).scans) == 1
     write(tmp_path, "a_1", atlas="tt")
     with pytest.raises(InputError, match="those of aal, tt"):
         find_scans(tmp_path, ATLAS)
@@ -165,7 +195,7 @@ def test_abide_as_users_have_it(tmp_path: Path, shared: Path) -> None:
     text = "\n".join([header, *rows])
     write(tmp_path / "cpac" / "filt", "Pitt_0050003", text, atlas="cc200")
     (tmp_path / table.name).write_bytes(table.read_bytes())
-    scan = find_scans(tmp_path, atlas)[0]
+    scan = find_scans(tmp_path, atlas).scans[0]
     assert (scan.subject, scan.site) == ("50003", "PITT")
     assert scan.phenotypes["AGE_AT_SCAN"] == 24.45
     assert scan.load().shape == (200, 3)

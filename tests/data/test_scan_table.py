@@ -50,13 +50,59 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
 
 
 def test_recordings_know_better_unless_a_column_is_named(tmp_path: Path) -> None:
-    text = "scan_id,tr,site,age,sex\na,3,B,40,f\n"
+    text = "scan_id,tr,site,age,sex\na,2.0004,B,40,f\n"
     known = scan("a", t_r=2.0, site="A", phenotypes={"age": 41, "sex": float("nan")})
     (joined,) = join([known], table(tmp_path, text))
     assert (joined.t_r, joined.site) == (2.0, "A")
     assert joined.phenotypes == {"age": 41, "sex": "f"}
     (joined,) = join([known], table(tmp_path, text, t_r_column="tr"))
-    assert (joined.t_r, joined.site) == (3.0, "A")
+    assert (joined.t_r, joined.site) == (2.0004, "A")
+
+
+def test_contradictions_name_both_sides(tmp_path: Path) -> None:
+    text = "scan_id,participant_id,tr\na,sub-01,3\nb,02,2\nc,sub-03,2\n"
+    scans = [scan("a", t_r=2.0), scan("b", subject="sub-2"), scan("c", subject="otto", t_r=1.0)]
+    with pytest.raises(InputError) as caught:
+        join(scans, table(tmp_path, text))
+    message = str(caught.value)
+    assert "table.csv contradicts the recordings in 3 place(s): scan 'a' of a.npy" in message
+    assert "2 s by what lies with it, but of 3 s by column 'tr'" in message
+    assert "scan 'c' is of subject 'otto' by its name or file, but of 'sub-03' by" in message
+    named = table(tmp_path, text, t_r_column="tr", subject_column="participant_id")
+    joined = join(scans, named)
+    assert [(s.subject, s.t_r) for s in joined] == [("sub-01", 3), ("02", 2), ("sub-03", 2)]
+
+
+def test_scans_in_the_column_of_participants_contradict_nothing(tmp_path: Path) -> None:
+    read = table(tmp_path, "participant_id,age\nsub-1_ses-1,3\nsub-1_ses-2,4\n")
+    scans = [scan(f"sub-1_ses-{i}", subject="sub-1", session=f"ses-{i}") for i in (1, 2)]
+    assert [(s.subject, s.phenotypes["age"]) for s in join(scans, read)] == [
+        ("sub-1", 3),
+        ("sub-1", 4),
+    ]
+
+
+def test_words_are_missing_among_numbers_only(tmp_path: Path) -> None:
+    text = (
+        "scan_id,sub_id,site,tr,mean_fd,group,only,age,well,bids\n"
+        "NA,null,NA,NA,nan,NA,NA,NA,True,n/a\n"
+        "b,None,null,2,0.1,null,NA,30,NA,x\n"
+        "c,NaN,,2,0.1,,NA,31,False,y\n"
+    )
+    read = table(tmp_path, text)
+    joined = join([scan("NA"), scan("b"), scan("c")], read)
+    assert [s.subject for s in joined] == ["null", "None", "NaN"]
+    assert [s.site for s in joined] == ["NA", "null", ""]
+    assert [s.t_r for s in joined] == [None, 2.0, 2.0]
+    np.testing.assert_array_equal([s.motion for s in joined], [np.nan, 0.1, 0.1])
+    phenotypes = read.rows[list(read.phenotypes)]
+    assert phenotypes["group"].tolist()[:2] == ["NA", "null"]
+    assert phenotypes["only"].tolist() == ["NA"] * 3
+    assert phenotypes["bids"].tolist()[1:] == ["x", "y"]
+    assert phenotypes.isna().sum().to_dict() == {
+        "group": 1, "only": 0, "age": 1, "well": 1, "bids": 1
+    }  # fmt: skip
+    assert phenotypes["age"].tolist()[1:] == [30.0, 31.0]
 
 
 def test_ids_are_text(tmp_path: Path) -> None:

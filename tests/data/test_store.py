@@ -15,12 +15,12 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from semantoks.data import store_writer
+from semantoks.data import store_lock, store_writer
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
 from semantoks.data.store import Store, _widen
-from semantoks.data.store_layout import partial_folder
+from semantoks.data.store_layout import Files, partial_folder
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
 
@@ -478,6 +478,88 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
         write(tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize("part", ["series", "valid", "positions", "scans"])
+def test_what_was_written_is_checked_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    file = getattr(Files.of(partial_folder(tmp_path / "store")), part)
+    honest = store_writer._synchronize
+
+    def lose(path: Path) -> None:
+        # The disk has not kept the end of a file.
+        if path == file:
+            path.write_bytes(path.read_bytes()[:-7])
+        honest(path)
+
+    monkeypatch.setattr(store_writer, "_synchronize", lose)
+    with pytest.raises(InputError, match=file.name):
+        write(tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unnamed_subjects_are_counted(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), {}) as writer:
+        writer.add(recording(0), VALID)
+        assert writer.finish(n_unnamed_subjects=1).n_unnamed_subjects == 1
+    assert Store.open(tmp_path / "store").n_unnamed_subjects == 1
+    assert write(tmp_path / "other").n_unnamed_subjects == 0
+
+
+# Two writers
+
+
+def test_second_writer_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), {}) as first:
+        first.add(recording(0), VALID)
+        second = StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), {"other": 1})
+        with pytest.raises(InputError, match=r"another prepare is writing here.*\.store\.lock"):
+            second.__enter__()
+        first.add(recording(1), VALID)
+        assert len(first.finish()) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    with pytest.raises(InputError, match="exists already"):
+        second.__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert len(Store.open(tmp_path / "store")) == 2
+
+
+def test_another_process_is_refused(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from semantoks.data.store_lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / ".store.lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another prepare is writing here"):
+            write(tmp_path / "store")
+        other.kill()
+    # The file is still there, but nobody holds it.
+    assert [path.name for path in tmp_path.iterdir()] == [".store.lock"]
+    assert len(write(tmp_path / "store")) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_file_is_the_lock_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(store_lock.fcntl, "flock", refuse)
+    with StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), {}) as first:
+        first.add(recording(0), VALID)
+        with pytest.raises(InputError, match=r"If none is running.*remove .*\.store\.held"):
+            write(tmp_path / "store")
+        first.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 # Resuming

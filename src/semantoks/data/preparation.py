@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.completion import complete, explain_nameless
 from semantoks.data.preprocessing import Preprocessed, Preprocessing, QualityError, preprocess
 from semantoks.data.readers import FormatName, find_scans
 from semantoks.data.recording import Recording, ScanFile
-from semantoks.data.scan_matching import explain_unmatched, match_rows
-from semantoks.data.scan_table import ScanTable, check_t_r
-from semantoks.data.store_table import COLUMNS
+from semantoks.data.refusals import TOLD, Policy, Refusal, check_refused, stops
+from semantoks.data.scan_table import ScanTable, read_scan_table
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError, nearest
 
-Policy = Literal["default", "strict", "keep-going"]
 Series = NDArray[np.floating[Any]]
-
-QUALITY: Final = ("short", "coverage", "nan", "flat", "identical")
-"""Categories for which a scan is left out and the others are kept."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A scan that was left out.
-
-    Parameters
-    ----------
-    scan : str
-        Identity of the scan.
-    source : str
-        File that it comes from.
-    reason : str
-        What is wrong, in a sentence.
-    category : str
-        "short", "coverage", "nan", "flat" or "identical" for the data; "unreadable",
-        "no table row", "no t_r" or "preprocessing" for what only the policy "keep-going" leaves
-        out.
-    """
-
-    scan: str
-    source: str
-    reason: str
-    category: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +44,8 @@ class PreparationReport:
         How many of the written scans an interrupted run had written already.
     started_over : bool
         Whether an interrupted run was dropped because its arguments or files were others.
+    nameless : int
+        How many of the written scans name no subject; each counts as a person of its own.
     """
 
     path: Path
@@ -83,6 +55,19 @@ class PreparationReport:
     seconds: float
     n_resumed: int = 0
     started_over: bool = False
+    nameless: int = 0
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know although nothing went wrong, a paragraph each."""
+        told = []
+        if self.started_over:
+            told.append(
+                "An interrupted preparation with other arguments or files was started over."
+            )
+        if self.nameless:
+            told.append(explain_nameless(self.nameless))
+        return tuple(told)
 
 
 def prepare(
@@ -95,6 +80,7 @@ def prepare(
     t_r: float | None = None,
     preprocessing: Preprocessing | None = None,
     policy: Policy = "default",
+    ignore: Sequence[str | Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationReport:
     """Read recordings, preprocess them, and write them as a store.
@@ -110,15 +96,20 @@ def prepare(
     format : {"auto", "pcp", "arrays", "original-hdf5"}
         How `source` is laid out; "auto" recognises it.
     table : ScanTable or None
-        Repetition times, sites, motion and phenotypes by scan or subject.
+        Repetition times, sites, motion and phenotypes by scan or subject. A participants.tsv in a
+        folder of arrays is read as well, and need not list all scans if there is a table.
     t_r : float or None
         Repetition time in seconds of the scans for which neither files nor table say it.
     preprocessing : Preprocessing or None
         What is done to every scan; the defaults if None.
     policy : {"default", "strict", "keep-going"}
         "default": scans whose data are not good enough are left out, anything else stops.
-        "strict": those stop as well, once all are known. "keep-going": scans that cannot be read,
-        or that have no row in the table or no repetition time, are left out as well.
+        "strict": those stop as well, once all are known, and scans that name no subject at once.
+        "keep-going": scans that cannot be read, or that have no row in the table or no repetition
+        time, are left out as well.
+    ignore : sequence of str or path
+        Files in `source` that are no scans, such as the table of the atlas. That of `table` is
+        left out anyway.
     progress : callable or None
         Called with the number of scans that are done and that there are.
 
@@ -154,17 +145,18 @@ def prepare(
         )
     source, out = Path(source), Path(out)
     preprocessing = preprocessing or Preprocessing()
-    found = find_scans(source, atlas, format=format)
-    if table is not None:
-        # The table may lie in the folder of the scans.
-        found = [scan for scan in found if Path(scan.source) != table.path]
-    scans, refused = _complete(found, table, t_r, policy)
+    others = [*map(Path, ignore), *([table.path] if table is not None else [])]
+    found, own = find_scans(source, atlas, format=format, ignore=others)
+    own_table = read_scan_table(own) if own is not None else None
+    scans, nameless, refused = complete(
+        found, own_table=own_table, table=table, t_r=t_r, policy=policy
+    )
     request = _describe_request(source, format, scans)
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
         refused += list(_write(scans, writer, policy, progress))
-        _check_refused(refused, policy, n_found=len(found), n_written=len(writer.done))
-        writer.finish(refused)
+        check_refused(refused, policy, n_found=len(found), n_written=len(writer.done))
+        store = writer.finish(refused, n_unnamed_subjects=len(nameless & writer.done))
     return PreparationReport(
         path=out,
         n_found=len(found),
@@ -173,67 +165,8 @@ def prepare(
         seconds=time.monotonic() - began,
         n_resumed=n_resumed,
         started_over=writer.started_over,
+        nameless=store.n_unnamed_subjects,
     )
-
-
-def _complete(
-    found: Sequence[ScanFile], table: ScanTable | None, t_r: float | None, policy: Policy
-) -> tuple[list[ScanFile], list[Refusal]]:
-    """Add what the table and the arguments say; every scan that stays has a repetition time."""
-    scans, refused = list(found), list[Refusal]()
-    if table is not None:
-        match = match_rows(scans, table)
-        scans = match.joined
-        if match.unmatched and policy != "keep-going":
-            raise InputError(explain_unmatched(match.unmatched, table))
-        for scan in match.unmatched:
-            reason = explain_unmatched([scan], table)
-            refused.append(Refusal(scan.scan, scan.source, reason, "no table row"))
-    if t_r is not None:
-        _check_contradiction(scans, check_t_r(t_r, "the repetition time given as t_r"))
-        scans = [dataclasses.replace(scan, t_r=t_r) for scan in scans]
-    lacking = [scan for scan in scans if scan.t_r is None]
-    if lacking and policy != "keep-going":
-        raise InputError(_explain_lacking(lacking, len(scans), table))
-    for scan in lacking:
-        reason = _explain_lacking([scan], 1, table)
-        refused.append(Refusal(scan.scan, scan.source, reason, "no t_r"))
-    return [_name_freely(scan) for scan in scans if scan.t_r is not None], refused
-
-
-def _check_contradiction(scans: Sequence[ScanFile], t_r: float) -> None:
-    """Refuse a repetition time for all that differs from what is known of some."""
-    other = [scan for scan in scans if scan.t_r is not None and abs(scan.t_r - t_r) > 1e-3 * t_r]
-    if other:
-        raise InputError(
-            f"the repetition time given for all scans (t_r, --t-r) is {t_r:g} s, but files or "
-            f"table say otherwise for {len(other)} of {len(scans)}: {_names(other)} has "
-            f"{other[0].t_r:g} s. Leave out the one that is wrong."
-        )
-
-
-def _explain_lacking(lacking: Sequence[ScanFile], n_scans: int, table: ScanTable | None) -> str:
-    """Say which scans have no repetition time, and where it may come from."""
-    if table is None:
-        where = "no table was given"
-    elif "t_r" in table.columns:
-        where = f"column {table.columns['t_r']!r} of table {table.path} is empty for them"
-    else:
-        where = f"table {table.path} has no column such as tr, t_r or RepetitionTime"
-    return (
-        f"{len(lacking)} of {n_scans} scan(s) have no repetition time: {_names(lacking)}. The "
-        f"files do not say it, and {where}. It is never guessed: give it in seconds for all scans "
-        "(t_r, --t-r), or in a column of the table (t_r_column, --t-r-column)."
-    )
-
-
-def _name_freely(scan: ScanFile) -> ScanFile:
-    """Give a phenotype that is named like a column of the store another name."""
-    phenotypes = {
-        f"{name}_in_table" if name in COLUMNS else name: value
-        for name, value in scan.phenotypes.items()
-    }
-    return dataclasses.replace(scan, phenotypes=phenotypes, subject=scan.subject or scan.scan)
 
 
 def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> dict[str, Any]:
@@ -260,26 +193,31 @@ def _write(
     policy: Policy,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Refusal]:
-    """Write the scans that are good enough, and yield the others."""
+    """Write the scans that are good enough, and yield the others.
+
+    What stops the preparation is collected first, so that all such scans can be named at once.
+    """
     first_with: dict[str, str] = {}
+    n_stopping = 0
     for done, scan in enumerate(scans):
         if progress is not None:
             progress(done, len(scans))
-        refusal = _write_one(scan, writer, policy, first_with)
+        refusal = _write_one(scan, writer, first_with)
         if refusal is not None:
             yield refusal
+            n_stopping += stops(refusal, policy)
+            if n_stopping == done + 1 == TOLD:
+                return
     if progress is not None:
         progress(len(scans), len(scans))
 
 
-def _write_one(
-    scan: ScanFile, writer: StoreWriter, policy: Policy, first_with: dict[str, str]
-) -> Refusal | None:
+def _write_one(scan: ScanFile, writer: StoreWriter, first_with: dict[str, str]) -> Refusal | None:
     """Write one scan, or say why not; remember its series by their digest."""
     try:
         series = scan.load()
     except InputError as error:
-        return _refuse_or_stop(scan, str(error), "unreadable", policy)
+        return Refusal(scan.scan, scan.source, str(error), "unreadable")
     digest = hashlib.sha256(np.ascontiguousarray(series, dtype=np.float32).tobytes()).hexdigest()
     if scan.scan in writer.done:
         # Read again after an interruption, so that later copies of it are still found.
@@ -291,20 +229,13 @@ def _write_one(
         return Refusal(scan.scan, scan.source, str(error), error.category)
     except InputError as error:
         reason = f"scan {scan.scan!r} of {scan.source}: {error}"
-        return _refuse_or_stop(scan, reason, "preprocessing", policy)
+        return Refusal(scan.scan, scan.source, reason, "preprocessing")
     if digest in first_with:
         reason = f"identical to the series of scan {first_with[digest]!r}, which is kept."
         return Refusal(scan.scan, scan.source, reason, "identical")
     first_with[digest] = scan.scan
     writer.add(_record(scan, ready, writer.atlas), ready.valid)
     return None
-
-
-def _refuse_or_stop(scan: ScanFile, reason: str, category: str, policy: Policy) -> Refusal:
-    """Return a refusal if the policy is to keep going, otherwise stop."""
-    if policy != "keep-going":
-        raise InputError(f"{reason} (To leave such scans out: policy 'keep-going', --keep-going.)")
-    return Refusal(scan.scan, scan.source, reason, category)
 
 
 def _t_r_of(scan: ScanFile) -> float:
@@ -328,31 +259,3 @@ def _record(scan: ScanFile, ready: Preprocessed, atlas: Atlas) -> Recording:
         phenotypes=scan.phenotypes,
         source=scan.source,
     )
-
-
-def _check_refused(
-    refused: Sequence[Refusal], policy: Policy, *, n_found: int, n_written: int
-) -> None:
-    """Stop if nothing is left, or if anything was refused and the policy is strict."""
-    if not refused or (n_written and policy != "strict"):
-        return
-    counts = Counter(refusal.category for refusal in refused)
-    told = ", ".join(f"{number} {category}" for category, number in counts.most_common())
-    shown = refused[:20] if policy == "strict" else refused[:5]
-    listed = "; ".join(f"{refusal.scan!r}: {refusal.reason.rstrip('.')}" for refusal in shown)
-    more = f"; and {len(refused) - len(shown)} more" if len(refused) > len(shown) else ""
-    if not n_written:
-        raise InputError(
-            f"none of the {n_found} scan(s) can be used ({told}): {listed}{more}. Check atlas, "
-            "repetition time and preprocessing."
-        )
-    raise InputError(
-        f"{len(refused)} of {n_found} scan(s) are refused ({told}), and the policy is strict: "
-        f"{listed}{more}. Remove these scans, change the thresholds of the preprocessing, or use "
-        "the default policy, which leaves them out."
-    )
-
-
-def _names(scans: Sequence[ScanFile]) -> str:
-    """Return the first few scans for a message."""
-    return ", ".join(repr(scan.scan) for scan in scans[:5]) + (", ..." if len(scans) > 5 else "")

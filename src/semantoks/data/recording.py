@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,45 @@ class ScanFile:
     t_r: float | None = None
     motion: float = float("nan")
     phenotypes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Entities(NamedTuple):
+    """Who was measured when, as a name says it.
+
+    Parameters
+    ----------
+    subject : str
+        Such as "sub-01"; an empty string if the name does not say it.
+    session : str
+        Such as "ses-1"; an empty string if the name does not say it.
+    """
+
+    subject: str
+    session: str
+
+
+def parse_entities(name: str) -> Entities:
+    """Read subject and session out of a name that is written as in BIDS.
+
+    Parameters
+    ----------
+    name : str
+        Name of a file without its suffix, or of a scan.
+
+    Returns
+    -------
+    Entities
+        Subject and session.
+
+    Examples
+    --------
+    >>> parse_entities("sub-01_ses-2_task-rest")
+    Entities(subject='sub-01', session='ses-2')
+    >>> parse_entities("anna_2")
+    Entities(subject='', session='')
+    """
+    found = {match[1]: match[0] for match in re.finditer(r"(sub|ses)-[^_/\\]+", name)}
+    return Entities(found.get("sub", ""), found.get("ses", ""))
 
 
 @dataclass(frozen=True)

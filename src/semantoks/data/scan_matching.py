@@ -16,6 +16,7 @@ from semantoks.data.scan_table import (
     clean_id,
     is_missing,
     loose_id,
+    same_t_r,
 )
 from semantoks.errors import InputError
 
@@ -74,7 +75,8 @@ def match_rows(scans: Sequence[ScanFile], table: ScanTable) -> Match:
     Rows are found by the identity of the scan if the table holds any of them, otherwise by the
     subject and, if the table has one, the session. Identities are compared as text; a "sub-" in
     front and leading zeros may differ where that leaves one candidate. What a recording says of
-    itself stays, except in columns that the user named. Columns without a role become phenotypes.
+    itself stays, except in columns that the user named; subject and repetition time must not
+    contradict each other. Columns without a role become phenotypes.
 
     Parameters
     ----------
@@ -91,7 +93,8 @@ def match_rows(scans: Sequence[ScanFile], table: ScanTable) -> Match:
     Raises
     ------
     InputError
-        If identities repeat in the table, or a repetition time or motion cannot be used.
+        If identities repeat in the table, a repetition time or motion cannot be used, or the table
+        contradicts the recordings.
     """
     key = _choose_key(scans, table)
     if key is None:
@@ -102,13 +105,22 @@ def match_rows(scans: Sequence[ScanFile], table: ScanTable) -> Match:
     found = _resolve(wanted, set(identities))
     rows = [{str(k): v for k, v in row.items()} for row in table.rows.to_dict(orient="records")]
     joined, unmatched = [], []
+    contradictions: list[str] = []
     for scan, name in zip(scans, wanted, strict=True):
         candidates = identities.get(found.get(name, ""), {})
         row = _pick_row(scan, candidates, table, session)
         if row is None:
             unmatched.append(scan)
         else:
+            contradictions += _contradictions(scan, rows[row], table, key)
             joined.append(_complete(scan, rows[row], table))
+    if contradictions:
+        told = "; ".join(contradictions[:3]) + ("; ..." if len(contradictions) > 3 else "")
+        raise InputError(
+            f"table {table.path} contradicts the recordings in {len(contradictions)} place(s): "
+            f"{told}. Correct the one that is wrong; if it is the recordings, name the column of "
+            "the table, and it wins (subject_column, --subject-column; t_r_column, --t-r-column)."
+        )
     return Match(joined, unmatched)
 
 
@@ -232,6 +244,32 @@ def _pick_row(
             )
         row = next(iter(candidates.values()))
     return row
+
+
+def _contradictions(
+    scan: ScanFile, row: Mapping[str, Any], table: ScanTable, key: _Key
+) -> list[str]:
+    """Say in which columns that the user did not name a row contradicts the recording."""
+    text = {role: clean_id(row[name]) for role, name in table.columns.items()}
+    told = []
+    subject = text.get("subject", "")
+    # Where the column of subjects is the one that the rows are found by, it agrees, or holds scans.
+    asked = key.of == "scan" and key.column != table.columns.get("subject")
+    differs = loose_id(subject, "sub-") != loose_id(scan.subject, "sub-")
+    if asked and subject and scan.subject and differs and "subject" not in table.named:
+        told.append(
+            f"scan {scan.scan!r} is of subject {scan.subject!r} by its name or file, but of "
+            f"{subject!r} by column {table.columns['subject']!r}"
+        )
+    if text.get("t_r") and scan.t_r is not None and "t_r" not in table.named:
+        column = f"column {table.columns['t_r']!r}"
+        t_r = check_t_r(text["t_r"], f"{column} of table {table.path} for scan {scan.scan!r}")
+        if not same_t_r(t_r, scan.t_r):
+            told.append(
+                f"scan {scan.scan!r} of {scan.source} has a repetition time of {scan.t_r:g} s by "
+                f"what lies with it, but of {t_r:g} s by {column}"
+            )
+    return told
 
 
 def _complete(scan: ScanFile, row: Mapping[str, Any], table: ScanTable) -> ScanFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -39,7 +39,7 @@ class ScanTable:
     path : Path
         Where the table comes from, for messages.
     rows : DataFrame
-        The content; columns that have a role are text.
+        The content; columns that have a role are text. See `read_cells` for what is missing.
     columns : mapping of role to str
         The column of each role that the table has: scan, subject, session, t_r, site, motion.
     named : frozenset of role
@@ -118,7 +118,8 @@ def read_scan_table(
             "(id_column, --id-column)."
         )
     text = {name for name in (*columns.values(), id_column) if name is not None}
-    rows = _read(path, dtype=dict.fromkeys(text, str)).dropna(how="all")
+    numbers = {columns[role] for role in ("t_r", "motion") if role in columns}
+    rows = read_cells(path, text=text - numbers, numbers=numbers).dropna(how="all")
     named = frozenset(role for role, name in explicit.items() if name is not None)
     return ScanTable(path, rows, columns, named, id_column)
 
@@ -164,6 +165,70 @@ def check_t_r(value: object, where: str) -> float:
     )
 
 
+def same_t_r(first: float, second: float) -> bool:
+    """Say whether two repetition times are the same but for rounding.
+
+    Parameters
+    ----------
+    first, second : float
+        In seconds.
+
+    Returns
+    -------
+    bool
+        Whether they differ by less than a thousandth.
+    """
+    return math.isclose(first, second, rel_tol=1e-3)
+
+
+def read_cells(
+    path: Path,
+    *,
+    text: Collection[str] = (),
+    numbers: Collection[str] = (),
+    missing: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Read a table, and tell words from values that are missing.
+
+    An empty cell and ``n/a``, as BIDS writes it, are missing in every column. Words such as NA,
+    NaN or null are missing in columns in which everything else is a number, or true or false; in
+    a column of text they are words as any other: a group or a site may be called NA.
+
+    Parameters
+    ----------
+    path : Path
+        A .csv or .tsv file with a header.
+    text : collection of str
+        Columns that stay text whatever they hold, as identities do.
+    numbers : collection of str
+        Columns that hold numbers, left as text so that they can be checked.
+    missing : sequence of str
+        What else stands for a missing value.
+
+    Returns
+    -------
+    DataFrame
+        A row a line.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    import pandas as pd
+
+    kept = dict.fromkeys((*text, *numbers), str)
+    rows = _read(path, dtype=kept, keep_default_na=False, na_values=["", "n/a", *missing])
+    guessed = _read(path, dtype=kept, na_values=list(missing))
+    for name, column in guessed.items():
+        kind = pd.api.types.infer_dtype(column, skipna=True)
+        # A column of nothing but NA is no column of numbers.
+        counted = kind in {"integer", "floating", "boolean"} and column.notna().any()
+        if name in numbers or counted:
+            rows[name] = column
+    return rows
+
+
 def _read(path: Path, **options: Any) -> pd.DataFrame:
     """Read a .csv or .tsv file."""
     import pandas as pd
@@ -174,9 +239,10 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
             "expected. Save it as one of these."
         )
     try:
-        table = pd.read_csv(
-            path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig", **options
-        )
+        separator = "\t" if path.suffix == ".tsv" else ","
+        # Types are found column by column: in parts, they could differ within a column.
+        options = {"low_memory": False, "encoding": "utf-8-sig", **options}
+        table = pd.read_csv(path, sep=separator, **options)
     except FileNotFoundError as error:
         raise InputError(f"table {path} does not exist.") from error
     except (ValueError, OSError) as error:

@@ -45,6 +45,9 @@ class Store:
         ROIs that carry signal.
     samples : ndarray of float16, shape (sum of samples, roi)
         All scans after one another, mapped from the disk.
+    n_unnamed_subjects : int
+        Number of scans of which nothing said whose they are. Each counts as a person of its own,
+        so that splits by subject may put scans of one person on both sides.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class Store:
     subject_codes: NDArray[np.int64]
     valid: NDArray[np.bool_]
     samples: NDArray[np.float16]
+    n_unnamed_subjects: int = 0
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -87,6 +91,7 @@ class Store:
             fingerprint = str(description["fingerprint"])
             counts = description["counts"]
             n_scans, n_samples = int(counts["scans"]), int(counts["samples"])
+            n_unnamed = int(counts.get("unnamed_subjects", 0))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
@@ -108,6 +113,7 @@ class Store:
             subject_codes=subject_codes,
             valid=map_array(files.valid, (n_scans, len(atlas)), np.bool_),
             samples=map_array(files.series, (n_samples, len(atlas)), np.float16),
+            n_unnamed_subjects=n_unnamed,
         )
 
     def __len__(self) -> int:

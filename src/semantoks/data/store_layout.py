@@ -179,6 +179,22 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def lock_file(path: Path) -> Path:
+    """Name the file that is locked while a store is written.
+
+    Parameters
+    ----------
+    path : Path
+        Where the store will be.
+
+    Returns
+    -------
+    Path
+        A hidden file beside it.
+    """
+    return path.with_name(f".{path.name}.lock")
+
+
 def series_header(n_samples: int, n_rois: int) -> bytes:
     """Make the header of series.npy; numpy leaves room in it for any number of samples.
 

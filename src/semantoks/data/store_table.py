@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semantoks.data.atlas import Atlas
 from semantoks.data.recording import Recording
+from semantoks.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,53 @@ class Refused(Protocol):
     @property
     def reason(self) -> str:
         """What is wrong, in a sentence."""
+
+
+def check_fits(
+    recording: Recording, valid: NDArray[np.bool_], atlas: Atlas, done: Collection[str]
+) -> None:
+    """Refuse a scan that does not fit a store.
+
+    Parameters
+    ----------
+    recording : Recording
+        The scan.
+    valid : ndarray of bool, shape (roi,)
+        ROIs that carry signal.
+    atlas : Atlas
+        What the ROIs of the store are.
+    done : collection of str
+        Scans that are in the store.
+
+    Raises
+    ------
+    InputError
+        If its identity is taken, it has no subject, another atlas, or phenotypes that are named
+        like columns, or `valid` is not a boolean a ROI.
+    """
+    scan = recording.scan
+    if scan in done:
+        raise InputError(f"scan {scan!r} is in the store already; identities must be unique.")
+    if not recording.subject:
+        raise InputError(
+            f"scan {scan!r} has no subject. Say whose scan it is (in the table of scans, for "
+            "instance): without it, scans of one person could be split between training and test."
+        )
+    if recording.atlas != atlas:
+        raise InputError(
+            f"scan {scan!r} has atlas {recording.atlas!r}, but the store has {atlas!r}."
+        )
+    if valid.shape != (len(atlas),) or valid.dtype != np.bool_:
+        raise InputError(
+            f"scan {scan!r} needs one boolean a ROI, ({len(atlas)},), that says which are valid; "
+            f"got {valid.dtype} of shape {valid.shape}."
+        )
+    taken = sorted(set(COLUMNS) & set(recording.phenotypes))
+    if taken:
+        raise InputError(
+            f"scan {scan!r} has phenotypes that are named like columns of the store: "
+            f"{', '.join(taken)}. Rename them in the table of scans."
+        )
 
 
 def row_of(recording: Recording, offset: int, coverage: float) -> dict[str, Any]:

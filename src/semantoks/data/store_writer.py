@@ -25,10 +25,19 @@ from semantoks.data.store_layout import (
     FORMAT,
     FORMAT_VERSION,
     Files,
+    lock_file,
     partial_folder,
     series_header,
 )
-from semantoks.data.store_table import COLUMNS, Refused, index_of, row_of, table_of, write_refused
+from semantoks.data.store_lock import hold
+from semantoks.data.store_table import (
+    Refused,
+    check_fits,
+    index_of,
+    row_of,
+    table_of,
+    write_refused,
+)
 from semantoks.errors import InputError
 
 
@@ -38,7 +47,7 @@ class StoreWriter:
     Use it in a ``with`` block and end the block with `finish`. The store grows in a hidden folder
     beside `path` and gets its name when it is whole. An error removes that folder. An interruption
     (Ctrl-C, kill) leaves it, and the next writer with the same arguments goes on from there; with
-    other arguments it starts over.
+    other arguments it starts over. Only one writer at a time may be at work on a place.
 
     Parameters
     ----------
@@ -62,7 +71,7 @@ class StoreWriter:
     Raises
     ------
     InputError
-        If `path` exists, or nothing can be written there.
+        If `path` exists, another writer is at work there, or nothing can be written there.
 
     Examples
     --------
@@ -102,13 +111,16 @@ class StoreWriter:
         self._entries: list[dict[str, Any]] = []
         self._n_samples = 0
         self._open_files = contextlib.ExitStack()
-        if self.path.exists():
-            raise InputError(
-                f"{self.path} exists already. Give another place, or remove it if it is not needed."
-            )
+        self._lock = contextlib.ExitStack()
+        self._refuse_existing()
 
     def __enter__(self) -> Self:
+        with _explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Nothing of what lies there may be touched before the lock is held.
+            self._lock.enter_context(hold(lock_file(self.path)))
         try:
+            self._refuse_existing()
             with _explained(self.path):
                 self._begin()
         except BaseException as error:
@@ -127,6 +139,7 @@ class StoreWriter:
             self._open_files.close()
         if error is None or isinstance(error, Exception):
             shutil.rmtree(self._partial, ignore_errors=True)
+        self._lock.close()
 
     def add(self, recording: Recording, valid: NDArray[np.bool_]) -> None:
         """Append a scan.
@@ -145,7 +158,7 @@ class StoreWriter:
             If the scan is there already, has no subject, another atlas or values that are not
             finite, or if the disk is full.
         """
-        _check(recording, valid, self.atlas, self.done)
+        check_fits(recording, valid, self.atlas, self.done)
         with np.errstate(over="ignore"):
             samples = np.ascontiguousarray(recording.series.T, dtype=np.float16)
         if not np.isfinite(samples).all():
@@ -164,13 +177,15 @@ class StoreWriter:
             _write(self._journal, json.dumps(entry).encode() + b"\n")
         self._remember(entry)
 
-    def finish(self, refused: Iterable[Refused] = ()) -> Store:
+    def finish(self, refused: Iterable[Refused] = (), *, n_unnamed_subjects: int = 0) -> Store:
         """Complete the store and give it its name.
 
         Parameters
         ----------
         refused : iterable of refusals
             Scans that were left out, with the attributes scan, source, category and reason.
+        n_unnamed_subjects : int
+            Number of scans whose subject is not known and got the name of the scan.
 
         Returns
         -------
@@ -180,7 +195,7 @@ class StoreWriter:
         Raises
         ------
         InputError
-            If no scan was added, or the disk is full.
+            If no scan was added, the disk is full, or what was written does not read as a store.
         """
         if not self._entries:
             raise InputError(f"no scan was added; {self.path} is not written.")
@@ -194,10 +209,12 @@ class StoreWriter:
             table_of(rows).to_parquet(self._files.scans, index=False)
             write_refused(self._files.refused, refused)
             self._open_files.close()
-            text = json.dumps(self._describe(), indent=1, allow_nan=False)
+            text = json.dumps(self._describe(n_unnamed_subjects), indent=1, allow_nan=False)
             self._files.description.write_text(text + "\n", encoding="utf-8")
             for file in self._files:
                 _synchronize(file)
+            # Sizes, index and table are those of the description, or this raises.
+            _ = Store.open(self._partial).scans
             # Until here, an interrupted writer can go on.
             self._journal_file.unlink()
             self._partial.rename(self.path)
@@ -208,6 +225,13 @@ class StoreWriter:
         """The file that says which scans are written."""
         return self._partial / "journal.jsonl"
 
+    def _refuse_existing(self) -> None:
+        """Stop if the store is there already."""
+        if self.path.exists():
+            raise InputError(
+                f"{self.path} exists already. Give another place, or remove it if it is not needed."
+            )
+
     def _begin(self) -> None:
         """Open the files, after what an interrupted writer has left, or anew."""
         size = 0
@@ -216,7 +240,7 @@ class StoreWriter:
         if not size:
             self.started_over = self._partial.exists()
             shutil.rmtree(self._partial, ignore_errors=True)
-            self._partial.mkdir(parents=True)
+            self._partial.mkdir()
             header = series_header(0, len(self.atlas))
             self._files.series.write_bytes(header)
             self._journal_file.write_bytes(json.dumps(self._header).encode() + b"\n")
@@ -261,7 +285,7 @@ class StoreWriter:
         n_rois = len(self.atlas)
         return len(series_header(self._n_samples, n_rois)) + 2 * n_rois * self._n_samples
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self, n_unnamed_subjects: int) -> dict[str, Any]:
         """Say what the store is."""
         content = [
             (entry["row"]["scan"], entry["row"]["subject"], entry["digest"])
@@ -276,6 +300,7 @@ class StoreWriter:
             "counts": {
                 "scans": len(self._entries),
                 "subjects": len({entry["row"]["subject"] for entry in self._entries}),
+                "unnamed_subjects": n_unnamed_subjects,
                 "samples": self._n_samples,
                 "rois": len(self.atlas),
             },
@@ -310,33 +335,6 @@ def _synchronize(file: Path) -> None:
     """Wait until a file is on the disk."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _check(recording: Recording, valid: NDArray[np.bool_], atlas: Atlas, done: set[str]) -> None:
-    """Refuse a scan that does not fit the store."""
-    scan = recording.scan
-    if scan in done:
-        raise InputError(f"scan {scan!r} is in the store already; identities must be unique.")
-    if not recording.subject:
-        raise InputError(
-            f"scan {scan!r} has no subject. Say whose scan it is (in the table of scans, for "
-            "instance): without it, scans of one person could be split between training and test."
-        )
-    if recording.atlas != atlas:
-        raise InputError(
-            f"scan {scan!r} has atlas {recording.atlas!r}, but the store has {atlas!r}."
-        )
-    if valid.shape != (len(atlas),) or valid.dtype != np.bool_:
-        raise InputError(
-            f"scan {scan!r} needs one boolean a ROI, ({len(atlas)},), that says which are valid; "
-            f"got {valid.dtype} of shape {valid.shape}."
-        )
-    taken = sorted(set(COLUMNS) & set(recording.phenotypes))
-    if taken:
-        raise InputError(
-            f"scan {scan!r} has phenotypes that are named like columns of the store: "
-            f"{', '.join(taken)}. Rename them in the table of scans."
-        )
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

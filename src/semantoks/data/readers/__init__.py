@@ -1,12 +1,13 @@
 """Where recordings come from: a module a format, the only code that knows how files are laid out.
 
 Each module has ``matches(source)``, which says whether a file or folder is of its format, and
-``find(source, atlas)``, which lists the scans without reading their series.
+``find(source, atlas)``, which lists the scans without reading their series. A format may have
+``find_table(source)``: a table that describes the scans and lies with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -26,17 +27,41 @@ class _Format(NamedTuple):
     matches: Callable[[Path], bool]
     find: Callable[[Path, Atlas], list[ScanFile]]
     looks_like: str
+    find_table: Callable[[Path], Path | None] = lambda source: None
 
 
 _FORMATS: Final = (
     _Format("original-hdf5", original_hdf5.matches, original_hdf5.find, "a .h5 file"),
     _Format("pcp", pcp.matches, pcp.find, "a folder of *_rois_<atlas>.1D files"),
-    _Format("arrays", arrays.matches, arrays.find, "a folder of .npy, .csv or .tsv files"),
+    _Format(
+        "arrays",
+        arrays.matches,
+        arrays.find,
+        "a folder of .npy, .csv or .tsv files",
+        arrays.find_table,
+    ),
 )
 """In the order in which they are tried: a folder of .1D files also holds a .csv of phenotypes."""
 
 
-def find_scans(source: Path, atlas: Atlas, *, format: FormatName = "auto") -> list[ScanFile]:
+class Found(NamedTuple):
+    """What there is to read.
+
+    Parameters
+    ----------
+    scans : list of ScanFile
+        The scans, sorted by their identity.
+    table : Path or None
+        A table of scans or subjects that lies with them and is not yet read.
+    """
+
+    scans: list[ScanFile]
+    table: Path | None
+
+
+def find_scans(
+    source: Path, atlas: Atlas, *, format: FormatName = "auto", ignore: Sequence[Path] = ()
+) -> Found:
     """List the scans of a file or folder; their series are read later, one by one.
 
     Parameters
@@ -47,11 +72,14 @@ def find_scans(source: Path, atlas: Atlas, *, format: FormatName = "auto") -> li
         Atlas that the series were extracted with.
     format : {"auto", "pcp", "arrays", "original-hdf5"}
         How `source` is laid out; "auto" recognises it.
+    ignore : sequence of Path
+        Files that are no scans although they may lie in the folder, however their paths are
+        written: the table of scans, the table of the atlas.
 
     Returns
     -------
-    list of ScanFile
-        The scans, sorted by their identity.
+    Found
+        The scans, and the table that lies with them.
 
     Raises
     ------
@@ -63,7 +91,11 @@ def find_scans(source: Path, atlas: Atlas, *, format: FormatName = "auto") -> li
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist; give the file or folder with the recordings.")
-    scans = sorted(_choose(source, format).find(source, atlas), key=lambda scan: scan.scan)
+    ignored = {Path(path).resolve() for path in ignore}
+    chosen = _choose(source, format)
+    scans = sorted(chosen.find(source, atlas), key=lambda scan: scan.scan)
+    if ignored:
+        scans = [scan for scan in scans if Path(scan.source).resolve() not in ignored]
     if not scans:
         raise InputError(f"{source} holds no scans.")
     for first, second in pairwise(scans):
@@ -72,7 +104,8 @@ def find_scans(source: Path, atlas: Atlas, *, format: FormatName = "auto") -> li
                 f"scan {first.scan!r} occurs twice: {first.source} and {second.source}. The name "
                 "of a file is the identity of its scan; rename or remove one of them."
             )
-    return scans
+    table = chosen.find_table(source)
+    return Found(scans, None if table is None or table.resolve() in ignored else table)
 
 
 def _choose(source: Path, name: str) -> _Format:

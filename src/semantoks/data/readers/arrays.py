@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.recording import ScanFile
-from semantoks.data.scan_matching import join
-from semantoks.data.scan_table import check_t_r, read_scan_table
+from semantoks.data.recording import ScanFile, parse_entities
+from semantoks.data.scan_table import check_t_r
 from semantoks.errors import InputError, nearest
 
 _SUFFIXES: Final = {".npy", ".csv", ".tsv"}
@@ -53,7 +52,7 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     Parameters
     ----------
     source : Path
-        The folder; ``participants.tsv`` or ``.csv`` in it describes the scans or their subjects.
+        The folder.
     atlas : Atlas
         Atlas that the series were extracted with.
 
@@ -62,15 +61,24 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     list of ScanFile
         A scan a file; files in hidden folders and tables of participants, sessions and scans are
         left out.
-
-    Raises
-    ------
-    InputError
-        If the table of participants lacks a scan.
     """
-    scans = [_describe(path, atlas) for path in _list_files(source)]
-    table = next((source / name for name in _PARTICIPANTS if (source / name).is_file()), None)
-    return scans if table is None else join(scans, read_scan_table(table))
+    return [_describe(path, atlas) for path in _list_files(source)]
+
+
+def find_table(source: Path) -> Path | None:
+    """Find the table that describes the scans of a folder or their subjects.
+
+    Parameters
+    ----------
+    source : Path
+        The folder.
+
+    Returns
+    -------
+    Path or None
+        ``participants.tsv`` or ``participants.csv`` in the folder, None if there is none.
+    """
+    return next((source / name for name in _PARTICIPANTS if (source / name).is_file()), None)
 
 
 def _list_files(source: Path) -> list[Path]:
@@ -86,13 +94,13 @@ def _list_files(source: Path) -> list[Path]:
 
 def _describe(path: Path, atlas: Atlas) -> ScanFile:
     """Read out of a name who was measured when."""
-    entities = {match[1]: match[0] for match in re.finditer(r"(sub|ses)-[^_/\\]+", path.stem)}
+    entities = parse_entities(path.stem)
     return ScanFile(
         scan=path.stem,
         load=partial(_load, path, atlas),
         source=str(path),
-        subject=entities.get("sub", ""),
-        session=entities.get("ses", ""),
+        subject=entities.subject,
+        session=entities.session,
         t_r=_read_t_r(path.with_suffix(".json")),
     )
 
@@ -106,7 +114,10 @@ def _read_t_r(sidecar: Path) -> float | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{sidecar} cannot be read as JSON: {error}.") from error
     value = content.get("RepetitionTime") if isinstance(content, dict) else None
-    return None if value is None else check_t_r(value, f"RepetitionTime in {sidecar}")
+    if value is None or isinstance(value, dict):
+        # Beside a table, the file explains its columns.
+        return None
+    return check_t_r(value, f"RepetitionTime in {sidecar}")
 
 
 def _load(path: Path, atlas: Atlas) -> NDArray[np.floating[Any]]:

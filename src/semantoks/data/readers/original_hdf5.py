@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.errors import InputError, nearest
 
 _SERIES: Final = "timeseries"
@@ -59,8 +59,10 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     Returns
     -------
     list of ScanFile
-        One a row. A name that occurs once is the scan's; one that repeats is the subject's, and
-        its scans are counted: ``<name>_scan-1``, ``<name>_scan-2``. Labels become phenotypes.
+        One a row. ``sub-`` and ``ses-`` in a name give subject and session as in BIDS. Otherwise, a
+        name that repeats is the subject's, and its scans are counted: ``<name>_scan-1``,
+        ``<name>_scan-2``; one that occurs once is the scan's and names no subject, since it may
+        hold the session as well. Labels become phenotypes.
 
     Raises
     ------
@@ -80,12 +82,14 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     for i, name in enumerate(names):
         seen[name] += 1
         scan = f"{name}_scan-{seen[name]}" if name in repeated else name
+        entities = parse_entities(name)
         scans.append(
             ScanFile(
                 scan=scan,
                 load=partial(archive.read, i, parts, lengths[i], scan),
                 source=f"{source}, row {i}",
-                subject=name,
+                subject=entities.subject or (name if name in repeated else ""),
+                session=entities.session,
                 phenotypes={label: values[i] for label, values in labels.items()},
             )
         )

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import BUILT_IN, Atlas
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.recording import ScanFile
+from semantoks.data.scan_table import clean_id, is_missing, read_cells
 from semantoks.errors import InputError
 
 _FILE: Final = re.compile(r"(?P<scan>.+)_rois_(?P<atlas>[^_]+)\.1D")
 _TABLES: Final = ("Phenotypic_V1_0b_preprocessed1.csv", "Phenotypic_V1_0b_preprocessed.csv")
-_MISSING: Final = -9999
+_MISSING: Final = ("-9999", "-9999.0")
+"""What stands for a value that is not there."""
+_TEXT: Final = ("SUB_ID", "SITE_ID", "FILE_ID")
 _NOT_PHENOTYPES: Final = {"SUB_ID", "SITE_ID", "FILE_ID", "func_mean_fd", "X", "subject"}
 """Columns that go elsewhere, that count the rows, or that repeat SUB_ID."""
 
@@ -70,8 +73,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
         If there are no files of the atlas, or those of several strategies.
     """
     files = _choose(source, atlas)
-    table = _read_phenotypes(next(iter(files.values())).parent)
-    return [_describe(scan, path, atlas, table) for scan, path in files.items()]
+    rows = _read_phenotypes(next(iter(files.values())).parent)
+    return [_describe(scan, path, atlas, rows) for scan, path in files.items()]
 
 
 def _choose(source: Path, atlas: Atlas) -> dict[str, Path]:
@@ -102,52 +105,77 @@ def _choose(source: Path, atlas: Atlas) -> dict[str, Path]:
     return found[name]
 
 
-def _read_phenotypes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of the phenotype table by file id and by subject, empty if there is none."""
-    import pandas as pd
+class _Row(NamedTuple):
+    """A row of the phenotype table, and where it stands, for messages."""
 
+    cells: Mapping[str, Any]
+    place: str
+
+
+def _read_phenotypes(folder: Path) -> dict[str, _Row]:
+    """Return the rows of the phenotype table by file id and by subject, empty if there is none."""
     places = [folder, *folder.parents[:4]]
     paths = [place / name for place in places for name in _TABLES]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return {}
-    try:
-        table = pd.read_csv(path, na_values=[str(_MISSING), f"{_MISSING}.0"], low_memory=False)
-    except (ValueError, OSError) as error:
-        raise InputError(f"phenotype table {path} cannot be read: {error}.") from error
-    missing = [name for name in ("SUB_ID", "SITE_ID", "FILE_ID") if name not in table]
+    table = read_cells(path, text=_TEXT, numbers=("func_mean_fd",), missing=_MISSING)
+    missing = [name for name in _TEXT if name not in table]
     if missing:
         raise InputError(
             f"phenotype table {path} lacks the column(s) {', '.join(missing)}. Download it again, "
             "or remove it and give a table of scans."
         )
-    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict(orient="records")]
-    by_subject = {str(row["SUB_ID"]): row for row in rows}
+    rows = [
+        _Row({str(name): cell for name, cell in cells.items()}, f"{path}, line {line}")
+        for line, cells in enumerate(table.to_dict(orient="records"), start=2)
+    ]
+    by_subject = {_subject_of(row): row for row in rows if _subject_of(row)}
     # Files that the table does not list have rows as well, of file id "no_filename".
-    return by_subject | {str(row["FILE_ID"]): row for row in rows}
+    by_file = {name: row for row in rows if (name := clean_id(row.cells["FILE_ID"]))}
+    return by_subject | by_file
 
 
-def _describe(
-    scan: str, path: Path, atlas: Atlas, table: Mapping[str, Mapping[str, Any]]
-) -> ScanFile:
+def _describe(scan: str, path: Path, atlas: Atlas, rows: Mapping[str, _Row]) -> ScanFile:
     """Join one file with its row of the phenotype table."""
     digits = re.search(r"0*(\d+)$", scan)
-    subject = digits[1] if digits else scan
-    row = table.get(scan, table.get(subject, {}))
-    motion = row.get("func_mean_fd", math.nan)
+    subject = digits[1] if digits else ""
+    row = rows.get(scan) or rows.get(subject) or _Row({}, "")
     return ScanFile(
         scan=scan,
         load=partial(_load, path, atlas),
         source=str(path),
-        subject=str(row.get("SUB_ID", subject)),
-        site=str(row.get("SITE_ID", "")),
-        motion=float(motion),
+        subject=_subject_of(row) or subject,
+        site=clean_id(row.cells.get("SITE_ID")),
+        motion=_motion_of(row),
         phenotypes={
             name: value
-            for name, value in row.items()
+            for name, value in row.cells.items()
             if name not in _NOT_PHENOTYPES and not name.startswith("Unnamed")
         },
     )
+
+
+def _subject_of(row: _Row) -> str:
+    """Return the subject's number without leading zeros, "" if the row does not say it."""
+    subject = clean_id(row.cells.get("SUB_ID"))
+    return str(int(subject)) if subject.isdecimal() else subject
+
+
+def _motion_of(row: _Row) -> float:
+    """Return the mean framewise displacement in mm, NaN if the row does not say it."""
+    value = row.cells.get("func_mean_fd")
+    try:
+        motion = math.nan if is_missing(value) else float(str(value))
+    except ValueError:
+        motion = -1.0
+    if motion < 0 or math.isinf(motion):
+        raise InputError(
+            f"phenotype table {row.place}, column 'func_mean_fd': a number of mm was expected, or "
+            f"nothing where it is unknown, but {str(value)!r} stands there. Correct the table, or "
+            "download it again."
+        )
+    return motion
 
 
 def _load(path: Path, atlas: Atlas) -> NDArray[np.float64]:
