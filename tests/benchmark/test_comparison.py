@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from dataclasses import replace
@@ -15,9 +16,9 @@ from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 from semantoks.benchmark.comparison import Comparison, compare, write_comparison
 from semantoks.benchmark.display import comparison_table
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.embedding import Embeddings
+from semantoks.evaluation.embedding_file import Embeddings
 from semantoks.evaluation.metrics import bootstrap_weights, interval
-from semantoks.evaluation.splits import splits_record
+from semantoks.evaluation.split_table import splits_record
 
 QUICK = {"repeats": 2, "n_draws": 200}
 
@@ -74,7 +75,13 @@ def test_table_can_be_computed_from_the_predictions_that_it_comes_with(compariso
             assert sorted(part["scan"]) == sorted(set(part["scan"]))
             assert len(part) == 80
             accuracy.append(balanced_accuracy_score(part["truth"], part["prediction"]))
-            area.append(roc_auc_score(part["truth"] == "patient", part["score_patient"]))
+            pairs = concordant = 0.0
+            for _, fold in part.groupby("fold"):
+                positive = (fold["truth"] == "patient").to_numpy()
+                pairs += positive.sum() * (~positive).sum()
+                of_fold = roc_auc_score(positive, fold["score_patient"])
+                concordant += of_fold * positive.sum() * (~positive).sum()
+            area.append(concordant / pairs)
         value = row(comparison, method, "balanced_accuracy")["value"]
         assert value == pytest.approx(np.mean(accuracy))
         assert row(comparison, method, "auc")["value"] == pytest.approx(np.mean(area))
@@ -138,7 +145,9 @@ def test_one_site_is_left_out_at_a_time(store, planted):
     assert set(found.predictions["fold"]) == {"Bonn", "Oslo", "Rome"}
     sites = store.scans.set_index("scan")["site"]
     assert (sites[found.predictions["scan"]].to_numpy() == found.predictions["fold"]).all()
-    assert row(found, "connectivity", "auc")["low"] > 0.6
+    assert row(found, "connectivity", "auc")["value"] > 0.8
+    assert row(found, "connectivity", "auc")["low"] > 0.5
+    assert found.settings["resampling"] == "folds, then subjects"
     with pytest.raises(InputError, match="target 'site' is the site itself"):
         compare(store, {}, "site", splits="site")
     with pytest.raises(InputError, match="no column 'centre'"):
@@ -260,6 +269,58 @@ def test_terminal_table_fits_80_columns_and_says_it_all(store, planted, comparis
             assert f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" in text
     assert "mae (lower is better)" in text
     assert "72 scans of 54 subjects, 8 without the target" in text
+
+
+def printed(comparison: Comparison) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(comparison_table(comparison))
+    return stream.getvalue()
+
+
+def test_terminal_table_says_how_subjects_were_divided(store, planted, comparison):
+    assert "diagnosis (classification, folds of subjects)" in printed(comparison)
+    assert "95 % interval over subjects and splits" in printed(comparison)
+    assert "One division" not in printed(comparison)
+    once = compare(store, {"planted": planted}, "diagnosis", repeats=1, n_draws=50)
+    assert "One division only: the interval is over folds, then subjects" in printed(once)
+    site = compare(store, {"planted": planted}, "diagnosis", splits="site", n_draws=50)
+    assert "One division only: the interval is over sites, then subjects" in printed(site)
+
+
+def test_one_division_has_wider_intervals_than_drawing_subjects_alone(store, planted):
+    found = compare(store, {"planted": planted}, "diagnosis", repeats=1, n_draws=400)
+    rows = found.predictions[found.predictions["method"] == "planted"]
+    drawn = bootstrap_weights(rows["subject"], 400, 0)
+    hit = (rows["truth"] == rows["prediction"]).to_numpy(float)
+    low, high = interval((drawn @ hit) / drawn.sum(axis=1))
+    mine = row(found, "planted", "balanced_accuracy")
+    assert mine["high"] - mine["low"] > 1.1 * (high - low)
+
+
+def test_embeddings_whose_encoder_saw_the_tested_scans_are_named(store, planted, noise):
+    said = {"store": {"fingerprint": store.fingerprint}, "trained_on": store.fingerprint}
+    seen, fresh = replace(planted, provenance=said), replace(noise, provenance={"trained_on": None})
+    found = compare(store, {"seen": seen, "fresh": fresh}, "diagnosis", **QUICK)
+    assert found.settings["transductive"] == ["seen"]
+    assert "Pretraining saw these scans, without labels: seen." in printed(found)
+    other = replace(planted, provenance={"trained_on": "of another store"})
+    found = compare(store, {"other": other}, "diagnosis", **QUICK)
+    assert found.settings["transductive"] == []
+    assert "Pretraining" not in printed(found)
+
+
+def test_area_that_is_not_defined_is_said_so(store, planted):
+    """Every site holds one class only, so that no pair of scans can be compared."""
+    table = store.scans.assign(group=np.where(store.scans["site"] == "Rome", "x", "y"))
+    table.loc[table["subject"].isin(["000", "001"]), "site"] = "Ghent"
+    table.loc[table["subject"].isin(["004", "005"]), "site"] = "Paris"
+    table["group"] = np.where(table["site"].isin(["Rome", "Paris"]), "x", "y")
+    changed = copy.copy(store)
+    changed.__dict__["scans"] = table
+    found = compare(changed, {"planted": planted}, "group", splits="site", n_draws=50)
+    assert np.isnan(row(found, "planted", "auc")[["value", "low", "high"]].astype(float)).all()
+    assert "not defined" in printed(found)
+    assert row(found, "planted", "balanced_accuracy")["value"] >= 0
 
 
 def test_progress_counts_methods(store, planted):

@@ -54,6 +54,19 @@ def test_absent_target_names_the_nearest_and_the_available():
         read_task(table(diagnosis=[1, 2]), "scan")
 
 
+def test_blanks_around_a_class_do_not_make_another():
+    with pytest.raises(InputError, match="same value, 'a', in all of the 3 scans"):
+        read_task(table(group=["a", "a ", "a"]), "group")
+    with pytest.raises(InputError, match="same value"):
+        read_task(table(group=["1", 1, 1]), "group")
+    assert read_task(table(group=["a", " a", "b"]), "group").truth.tolist() == [0, 0, 1]
+
+
+def test_classes_that_six_digits_do_not_tell_apart_have_names_of_their_own():
+    task = read_task(table(dose=[0.1234567, 0.1234568]), "dose")
+    assert task.classes == ("0.1234567", "0.1234568")
+
+
 def test_constant_and_empty_targets_are_refused():
     with pytest.raises(InputError, match=r"same value, 'x', in all of the 2 scans"):
         read_task(table(group=["x", "x", None]), "group")

@@ -52,6 +52,36 @@ def test_binary_auc_is_sklearns_with_and_without_ties(random, weights, decimals)
     np.testing.assert_allclose(auc(truth, columns), reference.roc_auc_score(truth, score))
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_auc_compares_scans_of_one_fold_only(random, weights, n_classes):
+    truth = random.integers(0, n_classes, 80)
+    score = random.standard_normal((80, n_classes)) + np.eye(n_classes)[truth]
+    folds = np.arange(80) // 27
+    expected = auc(truth, score, weights, folds)
+    shifted = score * np.array([1.0, 3, 0.2])[folds, None] + np.array([0.0, 100, -50])[folds, None]
+    np.testing.assert_allclose(auc(truth, shifted, weights, folds), expected)
+    assert abs(float(auc(truth, shifted)) - float(auc(truth, score))) > 0.02
+    areas = []
+    for c in [1] if n_classes == 2 else range(n_classes):
+        concordant = pairs = 0.0
+        for fold in range(3):
+            w, y, s = weights[2][folds == fold], truth[folds == fold] == c, score[folds == fold, c]
+            of = (w * y).sum() * (w * ~y).sum()
+            concordant += of * reference.roc_auc_score(y, s, sample_weight=w)
+            pairs += of
+        areas.append(concordant / pairs)
+    np.testing.assert_allclose(expected[2], np.mean(areas))
+
+
+def test_folds_of_one_class_carry_no_pairs():
+    score = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7]])
+    truth = np.array([0, 1, 0, 0])
+    assert float(auc(truth, score, folds=[0, 0, 1, 1])) == 1.0
+    assert np.isnan(auc(truth, score, folds=[1, 0, 1, 1]))
+    with pytest.raises(InputError, match="folds of 3 scans"):
+        auc(truth, score, folds=[0, 0, 1])
+
+
 def test_auc_of_many_classes_is_the_mean_of_one_against_the_rest(random, weights):
     truth = random.integers(0, 3, 80)
     score = random.standard_normal((80, 3)) + 2 * np.eye(3)[truth]
@@ -115,6 +145,20 @@ def test_bootstrap_draws_subjects_with_all_their_scans():
     np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.12)
     np.testing.assert_array_equal(weights, bootstrap_weights(subjects, 500, seed=1))
     assert (weights != bootstrap_weights(subjects, 500, seed=2)).any()
+
+
+def test_bootstrap_draws_folds_first_if_asked():
+    subjects = np.repeat(np.arange(40), 2)
+    folds = np.repeat(np.arange(4), 20)
+    weights = bootstrap_weights(subjects, 500, seed=1, folds=folds)
+    assert (weights[:, ::2] == weights[:, 1::2]).all()
+    of_folds = np.stack([weights[:, folds == fold].sum(axis=1) for fold in range(4)], axis=1) / 20
+    assert set(np.unique(of_folds)) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert (of_folds.sum(axis=1) == 4).all()
+    assert (of_folds == 0).mean() == pytest.approx(0.75**4, abs=0.04)
+    # subjects are drawn within a fold that is drawn once, too
+    once = weights[of_folds[:, 0] == 1][:, folds == 0]
+    assert (once == 0).mean() == pytest.approx(0.9**10, abs=0.05)
 
 
 def test_bootstrap_without_draws_is_refused():

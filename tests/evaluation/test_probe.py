@@ -118,14 +118,32 @@ def test_every_scan_is_predicted_once_a_repeat_and_scored_as_sklearn_does():
         rows = np.concatenate([p.split.test for p in parts])
         assert sorted(rows) == list(range(len(truth)))
         prediction = np.concatenate([p.prediction for p in parts])
-        score = np.concatenate([p.score for p in parts])[:, 1]
         accuracy.append(balanced_accuracy_score(truth[rows], prediction))
-        area.append(roc_auc_score(truth[rows], score))
+        # all folds hold as many pairs, so that the mean over folds is the sum over all pairs
+        area.append(np.mean([roc_auc_score(truth[p.split.test], p.score[:, 1]) for p in parts]))
         w = weights[7, rows]
         drawn.append(balanced_accuracy_score(truth[rows], prediction, sample_weight=w))
     assert scores["balanced_accuracy"].value == pytest.approx(np.mean(accuracy))
     assert scores["balanced_accuracy"].draws[7::50] == pytest.approx(drawn)
     assert scores["auc"].value == pytest.approx(np.mean(area))
+
+
+def test_area_does_not_compare_the_scores_of_two_models():
+    truth = np.array([0, 1, 0, 1])
+    folds = [
+        FoldPrediction(
+            Split("mine", 0, str(k), 2 - test, test),
+            np.array([1, 1]),
+            np.array([[0.0, offset], [0.0, offset + 1]]),
+        )
+        for k, (test, offset) in enumerate([(np.array([0, 1]), 0.0), (np.array([2, 3]), 9.0)])
+    ]
+    scores = score_predictions(folds, truth, np.ones((2, 4)), kind="classification")
+    assert scores["auc"].value == 1.0
+    assert scores["auc"].draws.tolist() == [1.0, 1.0]
+    one_class = score_predictions(folds, np.array([0, 0, 1, 1]), np.ones((2, 4)),
+                                  kind="classification")  # fmt: skip
+    assert np.isnan([one_class["auc"].value, one_class["auc"].low]).all()
 
 
 def test_regression_is_scored_by_true_r2():

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 
 from semantoks.errors import InputError
+from semantoks.evaluation.split_table import splits_record, splits_table
 from semantoks.evaluation.splits import (
     Split,
     check_split,
     leave_one_site_out,
-    splits_record,
-    splits_table,
     subject_folds,
 )
 
@@ -54,6 +53,18 @@ def test_folds_differ_between_repeats_and_follow_the_seed():
     assert all((a.test == b.test).all() for a, b in zip(first, again, strict=True))
     assert {tuple(s.test) for s in first} != {tuple(s.test) for s in other}
     assert not {tuple(s.test) for s in first[:5]} & {tuple(s.test) for s in first[5:]}
+
+
+def test_folds_of_neighbouring_seeds_have_nothing_in_common():
+    scans, truth = cohort()
+    folds = [
+        {tuple(s.test) for s in subject_folds(scans, truth, kind="classification", seed=seed)}
+        for seed in (0, 1)
+    ]
+    assert len(folds[0]) == 25
+    assert not folds[0] & folds[1]
+    with pytest.raises(InputError, match="must not be negative; -1 came"):
+        subject_folds(scans, truth, kind="classification", seed=-1)
 
 
 def test_regression_folds_mix_values():

@@ -13,6 +13,7 @@ import pytest
 from semantoks.errors import InputError
 from semantoks.evaluation.embedding_file import Embeddings
 from semantoks.interpretation import knowledge
+from semantoks.interpretation.commands import embed_command, probe_command
 from semantoks.interpretation.contents import read_run
 from semantoks.interpretation.knowledge import choose_phenotypes, map_section
 from semantoks.interpretation.page import Section, Table, render_page
@@ -91,11 +92,80 @@ def test_names_from_outside_are_escaped(page_text):
     assert "<A>" not in page_text
 
 
+def commands_in(text, verb):
+    """Return the commands of a verb, each on one line."""
+    found = re.findall(rf"semantoks {verb} (?:[^\n]*\\\n)*[^\n]*", text)
+    return [" ".join(command.replace("\\\n", " ").split()) for command in found]
+
+
 def test_commands_of_the_page_are_whole(page_text):
     for verb in ("pretrain", "embed", "probe"):
-        (command,) = re.findall(rf"semantoks {verb} (?:[^\n]*\\\n)*[^\n]*", page_text)
+        (command,) = commands_in(page_text, verb)
         assert "--out " in command
         assert "--data " in command
+
+
+def write_settings(probe, **changes):
+    """Write settings.json as `semantoks probe` does."""
+    settings = {
+        "target": "diagnosis", "kind": "classification", "splits": "subject", "site_column": None,
+        "n_folds": 4, "n_repeats": 3, "seed": 7, "classifier": "logistic", "transductive": [],
+        "methods": {"connectivity": {"n_features": 66}, "dummy": {"n_features": 0}},
+    }  # fmt: skip
+    (probe / "settings.json").write_text(json.dumps({**settings, **changes}))
+
+
+def test_commands_are_those_that_were_run(make_run, scores):
+    both = pd.concat([scores[:1].assign(method="embeddings"), scores[:1].assign(method="fresh")])
+    run = make_run(scores=pd.concat([both, scores[1:]]))
+    methods = {
+        "embeddings": {"provenance": {"model_folder": "my run", "windows": 3}},
+        "fresh": {"provenance": {"model_folder": "my run", "windows": 3, "fresh_weights_seed": 5}},
+    }
+    write_settings(run / "probe", methods=methods)
+    shutil.copytree(run / "probe", run / "probe-site")
+    changes = {"splits": "site", "site_column": "centre", "n_repeats": 1, "classifier": "ridge"}
+    write_settings(run / "probe-site", methods=methods, **changes)
+    contents = read_run(run)
+    data = f"--data {contents.store.path}"
+    features = f"--embeddings {run}/embeddings.parquet --embeddings {run}/fresh.parquet"
+    assert commands_in(embed_command(contents), "embed") == [
+        # the file in the run tells of itself
+        f"semantoks embed {data} --model {run} --windows 8 --out {run}/embeddings.parquet",
+        f"semantoks embed {data} --model 'my run' --windows 3 --untrained --seed 5 "
+        f"--out {run}/fresh.parquet",
+    ]
+    assert commands_in(probe_command(contents), "probe") == [
+        f"semantoks probe {data} {features} --target diagnosis --kind classification --splits "
+        f"subject --folds 4 --repeats 3 --classifier logistic --seed 7 --out {run}/probe",
+        f"semantoks probe {data} {features} --target diagnosis --kind classification --splits "
+        f"site --site-column centre --classifier ridge --seed 7 --out {run}/probe-site",
+    ]
+
+
+def test_scores_of_scans_that_pretraining_saw_are_called_so(make_run, scores):
+    run = make_run(scores=scores)
+    write_settings(run / "probe", transductive=["features"], n_repeats=1)
+    text = write_report(run).read_text("utf-8")
+    assert "features: pretraining saw these scans, without labels." in text
+    assert "probe: the subjects were divided only once." in text
+    write_settings(run / "probe")
+    text = write_report(run).read_text("utf-8")
+    assert "pretraining saw these scans" not in text
+    assert "divided only once" not in text
+
+
+def test_two_probes_of_one_target_are_both_shown(scored_run, scores):
+    other = scored_run / "probe-logistic"
+    other.mkdir()
+    moved = scores.assign(value=scores["value"] + 0.01)
+    moved.to_csv(other / "scores.csv", index=False)
+    text = write_report(scored_run).read_text("utf-8")
+    for name, value in {"probe": "0.600 [0.550, 0.650]", "probe-logistic": "0.610"}.items():
+        assert f"<td>subject, {name}</td>" in text
+        assert f"diagnosis split by subject, {name} (" in text
+        assert value in text
+    assert "features: below connectivity in 2 of 2 comparisons" in text
 
 
 def test_untrained_run_names_what_is_missing_and_what_makes_it(make_run):
@@ -207,6 +277,8 @@ def test_two_scans_are_too_few_for_a_map(scored_run):
             "lack the column.*target, split",
         ),
         (lambda run: (run / "probe" / "scores.csv").write_text(""), "scores.csv cannot be read"),
+        (lambda run: (run / "probe" / "settings.json").write_text("{"), "settings.json cannot be"),
+        (lambda run: (run / "probe" / "settings.json").write_text("1"), "must hold a JSON object"),
     ],
 )
 def test_what_cannot_be_used_is_named(scored_run, spoil, message):
@@ -246,7 +318,7 @@ def test_wrong_names_are_named(scored_run, tmp_path):
 def test_the_same_scores_in_two_folders_count_once(scored_run):
     shutil.copytree(scored_run / "probe", scored_run / "probe-again")
     contents = read_run(scored_run)
-    assert len(contents.comparisons) == 2
+    assert len(contents.comparisons) == 1
     assert len(contents.scores) == 3
 
 

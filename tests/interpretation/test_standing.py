@@ -37,9 +37,46 @@ def row(method="features", metric="balanced_accuracy", value=0.6, difference=(-0
 )
 def test_verdict_follows_the_interval(metric, low, high, verdict):
     standing = Standing(
-        "features", "age", "subject", metric, 0.5, 0.4, 0.6, 0.5, 0.5, (low + high) / 2, low, high
-    )
+        "features", "age", "subject", metric, 0.6, 0.55, 0.65, 0.5, 0.5 if metric == "auc" else 0.9,
+        (low + high) / 2, low, high,
+    )  # fmt: skip
     assert standing.verdict == verdict
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("auc", 1), ("mae", -1)])
+def test_a_method_at_chance_is_never_above_connectivity(metric, sign):
+    standing = Standing(
+        "features", "age", "subject", metric, 0.5, 0.4, 0.6, 0.3, 0.5, sign * 0.2, sign * 0.1,
+        sign * 0.3,
+    )  # fmt: skip
+    assert standing.at_chance
+    assert standing.verdict == "open"
+    ((head, numbers, verdict),) = bottom_lines([standing])
+    assert verdict == "open"
+    assert head.startswith("features: open, above connectivity but not distinguishable from guess")
+    assert "the method itself at chance" in numbers
+
+
+def test_two_comparisons_of_one_target_and_split_stand_side_by_side():
+    ridge = pd.DataFrame([row(), row("connectivity", value=0.7), row("dummy", value=0.5)])
+    logistic = pd.DataFrame(
+        [row(value=0.65, difference=(0.1, 0.05, 0.2)), row("connectivity", value=0.55)]
+    )
+    alone = pd.DataFrame([row(), row("connectivity", value=0.72)]).assign(target="sex")
+    scores = pd.concat(
+        [
+            ridge.assign(comparison="probe-ridge"),
+            logistic.assign(comparison="probe-logistic"),
+            alone.assign(comparison="probe-sex"),
+        ]
+    )
+    found = standings(scores)
+    assert [(x.target, x.division, x.value, x.reference) for x in found] == [
+        ("diagnosis", "subject, probe-ridge", 0.6, 0.7),
+        ("diagnosis", "subject, probe-logistic", 0.65, 0.55),
+        ("sex", "subject", 0.6, 0.72),
+    ]
+    assert len(summaries(scores)) == 7
 
 
 def test_only_the_deciding_metric_and_real_methods_are_held_against_connectivity():
@@ -78,7 +115,7 @@ def test_rows_of_folds_are_left_out_only_where_there_are_summaries():
 
 def test_chance_is_that_of_the_dummy_or_known_by_the_metric():
     where = ("diagnosis", "subject")
-    rows = pd.DataFrame([row("dummy", value=0.33)])
+    rows = summaries(pd.DataFrame([row("dummy", value=0.33)]))
     assert reference_score(rows, *where, "balanced_accuracy", "dummy") == 0.33
     assert reference_score(rows, *where, "auc", "dummy") == 0.5
     assert np.isnan(reference_score(rows, *where, "mae", "dummy"))

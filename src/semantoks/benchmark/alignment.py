@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.embedding import Embeddings
+from semantoks.evaluation.embedding_file import Embeddings
 
 
 def align(store: Store, name: str, embeddings: Embeddings) -> NDArray[np.float64]:

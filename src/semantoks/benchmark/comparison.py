@@ -16,33 +16,29 @@ import semantoks
 from semantoks.benchmark.alignment import align
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.baselines.dummy import dummy_predictions
+from semantoks.benchmark.layout import prediction_table, score_table
 from semantoks.benchmark.tasks import Task, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.embedding import Embeddings
-from semantoks.evaluation.metrics import bootstrap_weights, interval
+from semantoks.evaluation.embedding_file import Embeddings
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, bootstrap_weights
 from semantoks.evaluation.probe import (
     Classifier,
     FoldPrediction,
-    Score,
     cross_validated_predictions,
     score_predictions,
 )
 from semantoks.evaluation.ridge import rotate
+from semantoks.evaluation.split_table import splits_record, splits_table
 from semantoks.evaluation.splits import (
     Split,
     leave_one_site_out,
-    splits_record,
-    splits_table,
     subject_folds,
     subjects_of,
 )
 from semantoks.files import new_folder
 
-REFERENCE: Final = "connectivity"
-"""The method that all others are held against."""
-
-_RESERVED: Final = (REFERENCE, "dummy")
+_CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,8 @@ def compare(
     classifier : {"ridge", "logistic"}
         Linear model for classes.
     n_draws : int
-        Draws of subjects for the intervals.
+        Draws for the intervals: of subjects, or, where subjects are divided only once (one repeat
+        or site splits), of folds and then of subjects in them.
     connectivity : ndarray of shape (scan, edge), optional
         What `connectivity_features` returned for the store, if it is there already.
     progress : callable, optional
@@ -118,7 +115,7 @@ def compare(
     Returns
     -------
     Comparison
-        Scores with 95 % intervals over subjects, predictions, splits and settings.
+        Scores with 95 % intervals over subjects and splits, predictions, splits and settings.
 
     Raises
     ------
@@ -132,40 +129,36 @@ def compare(
     task = read_task(store.scans, target, kind)
     scans = store.scans.iloc[task.rows].reset_index(drop=True)
     features = {name: align(store, name, e)[task.rows] for name, e in embeddings.items()}
-    if splits == "subject":
-        labels = task.name(task.truth)
-        made = subject_folds(
-            scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed
-        )
-    elif splits == "site":
-        made = _site_splits(scans, task, site_column)
-    else:
-        raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
-    weights = bootstrap_weights(subjects_of(scans), n_draws, seed)
+    made = _make_splits(scans, task, splits, site_column, n_folds, repeats, seed)
     edges = connectivity_features(store) if connectivity is None else connectivity
     if len(edges) != len(store):
         raise InputError(f"connectivity of {len(edges)} scans came for {len(store)} scans.")
-    features[REFERENCE] = rotate(edges[task.rows])
+    features[CONNECTIVITY] = rotate(edges[task.rows])
     predicted = _predict(features, task, made, subjects_of(scans), classifier, progress)
-    options = {
+    weights = _draw_weights(made, subjects_of(scans), n_draws, seed)
+    scores = {
+        name: score_predictions(folds, task.truth, weights, kind=task.kind)
+        for name, folds in predicted.items()
+    }
+    table = splits_table(made, list(scans["scan"]))
+    settings = {
+        **_facts(store, task, made, table, scans),
         "splits": splits,
         "site_column": site_column if splits == "site" else None,
         "seed": seed,
         "classifier": classifier if task.kind == "classification" else None,
         "n_draws": n_draws,
-        "confidence": 0.95,
-    }
-    methods = {name: _description(e) for name, e in embeddings.items()}
-    methods |= {REFERENCE: {"n_features": edges.shape[1]}, "dummy": {"n_features": 0}}
-    table = splits_table(made, list(scans["scan"]))
-    settings = {**_facts(store, task, made, table, scans), **options, "methods": methods}
-    scores = {
-        name: score_predictions(folds, task.truth, weights, kind=task.kind)
-        for name, folds in predicted.items()
+        "confidence": _CONFIDENCE,
+        "transductive": _transductive(store, embeddings),
+        "methods": {
+            **{name: _description(e) for name, e in embeddings.items()},
+            CONNECTIVITY: {"n_features": edges.shape[1]},
+            DUMMY: {"n_features": 0},
+        },
     }
     return Comparison(
-        table=_score_table(scores, settings),
-        predictions=_prediction_table(predicted, task, scans),
+        table=score_table(scores, settings),
+        predictions=prediction_table(predicted, task, scans),
         splits=table,
         settings=settings,
     )
@@ -211,12 +204,47 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
 
 def _check_names(embeddings: Mapping[str, Embeddings]) -> None:
     """Refuse the names of the baselines."""
-    taken = [name for name in embeddings if name in _RESERVED]
+    taken = [name for name in embeddings if name in (CONNECTIVITY, DUMMY)]
     if taken:
         raise ConfigurationError(
             f"embeddings cannot be called {taken[0]!r}: this is the name of a baseline that is in "
             "every table. Give them another name."
         )
+
+
+def _make_splits(
+    scans: pd.DataFrame,
+    task: Task,
+    splits: str,
+    site_column: str,
+    n_folds: int,
+    repeats: int,
+    seed: int,
+) -> list[Split]:
+    """Divide the subjects at random, or leave one site out."""
+    if splits == "site":
+        return _site_splits(scans, task, site_column)
+    if splits != "subject":
+        raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
+    labels = task.name(task.truth)
+    return subject_folds(scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed)
+
+
+def _draw_weights(
+    splits: Sequence[Split], subjects: NDArray[Any], n_draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Draw subjects; if they are divided once only, draw folds and then subjects in them."""
+    if _n_repeats(splits) > 1:
+        return bootstrap_weights(subjects, n_draws, seed)
+    folds = np.zeros(len(subjects), dtype=np.int64)
+    for k, split in enumerate(splits):
+        folds[split.test] = k
+    return bootstrap_weights(subjects, n_draws, seed, folds)
+
+
+def _n_repeats(splits: Sequence[Split]) -> int:
+    """Count how often the subjects are divided."""
+    return len({split.repeat for split in splits})
 
 
 def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Split]:
@@ -248,11 +276,11 @@ def _predict(
             kind=task.kind,
             subjects=subjects,
             classifier=classifier,
-            scaling="center" if name == REFERENCE else "standardize",
+            scaling="center" if name == CONNECTIVITY else "standardize",
         )
         if progress is not None:
             progress(len(predicted), len(features))
-    predicted["dummy"] = dummy_predictions(task.truth, splits, kind=task.kind)
+    predicted[DUMMY] = dummy_predictions(task.truth, splits, kind=task.kind)
     return predicted
 
 
@@ -273,12 +301,22 @@ def _facts(
         "n_subjects": int(scans["subject"].nunique()),
         "n_missing": task.n_missing,
         "n_folds": len({split.fold for split in splits}),
-        "n_repeats": len({split.repeat for split in splits}),
+        "n_repeats": _n_repeats(splits),
+        "resampling": "subjects" if _n_repeats(splits) > 1 else "folds, then subjects",
         "splits_sha256": splits_record(table)["sha256"],
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
         "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
         "semantoks": semantoks.__version__,
     }
+
+
+def _transductive(store: Store, embeddings: Mapping[str, Embeddings]) -> list[str]:
+    """Name the embeddings whose encoder was pretrained on the very scans that are tested."""
+    return [
+        name
+        for name, embedding in embeddings.items()
+        if embedding.provenance.get("trained_on") == store.fingerprint
+    ]
 
 
 def _description(embeddings: Embeddings) -> dict[str, Any]:
@@ -287,61 +325,6 @@ def _description(embeddings: Embeddings) -> dict[str, Any]:
         "n_features": len(embeddings.feature_names),
         "provenance": dict(embeddings.provenance) or "unknown",
     }
-
-
-def _score_table(
-    scores: Mapping[str, Mapping[str, Score]], settings: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Lay scores out, one row a method and metric."""
-    rows = []
-    for method, metrics in scores.items():
-        for name, score in metrics.items():
-            reference = scores[REFERENCE][name]
-            same = method == REFERENCE
-            difference = float("nan") if same else score.value - reference.value
-            paired = score.draws - reference.draws
-            low, high = (float("nan"),) * 2 if same else interval(paired, settings["confidence"])
-            rows.append(
-                {
-                    "method": method,
-                    "target": settings["target"],
-                    "kind": settings["kind"],
-                    "split": settings["splits"],
-                    "metric": name,
-                    "value": score.value,
-                    "low": score.low,
-                    "high": score.high,
-                    "difference": difference,
-                    "difference_low": low,
-                    "difference_high": high,
-                }
-            )
-    counts = ("n_scans", "n_subjects", "n_missing", "n_folds", "n_repeats")
-    return pd.DataFrame(rows).assign(**{name: settings[name] for name in counts})
-
-
-def _prediction_table(
-    predicted: Mapping[str, Sequence[FoldPrediction]], task: Task, scans: pd.DataFrame
-) -> pd.DataFrame:
-    """Lay predictions out, one row a method, repeat and scan."""
-    parts = []
-    for method, folds in predicted.items():
-        for fold in folds:
-            test = fold.split.test
-            part = {
-                "method": method,
-                "target": task.target,
-                "split": fold.split.name,
-                "repeat": fold.split.repeat,
-                "fold": fold.split.fold,
-                "scan": scans["scan"].to_numpy()[test],
-                "subject": scans["subject"].to_numpy()[test],
-                "truth": task.name(task.truth[test]),
-                "prediction": task.name(fold.prediction),
-            }
-            scores = {f"score_{c}": fold.score[:, i] for i, c in enumerate(task.classes)}
-            parts.append(pd.DataFrame({**part, **scores}))
-    return pd.concat(parts, ignore_index=True)
 
 
 def _write_json(content: Mapping[str, Any], path: Path, indent: int | None = 2) -> None:

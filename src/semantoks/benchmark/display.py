@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
 from semantoks.benchmark.comparison import Comparison
-from semantoks.evaluation.metrics import LOWER_IS_BETTER
-from semantoks.evaluation.probe import METRICS
+from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -27,12 +29,10 @@ def comparison_table(comparison: Comparison) -> Table:
         a difference whose interval excludes zero is marked with *.
     """
     settings = comparison.settings
-    how = "one site left out" if settings["splits"] == "site" else "new subjects"
-    missing = f", {settings['n_missing']} without the target" if settings["n_missing"] else ""
+    how = "one site left out" if settings["splits"] == "site" else "folds of subjects"
     shown = Table(
         title=escape(f"{settings['target']} ({settings['kind']}, {how})"),
-        caption=f"{settings['n_scans']} scans of {settings['n_subjects']} subjects{missing}.\n"
-        "In brackets: 95 % interval over subjects and splits. *: zero is outside.",
+        caption=escape(_caption(settings)),
     )
     shown.add_column("", overflow="fold")
     shown.add_column("value", justify="right", no_wrap=True)
@@ -50,8 +50,26 @@ def comparison_table(comparison: Comparison) -> Table:
     return shown
 
 
+def _caption(settings: Mapping[str, Any]) -> str:
+    """Say what was tested, and how the intervals are to be read."""
+    missing = f", {settings['n_missing']} without the target" if settings["n_missing"] else ""
+    lines = [
+        f"{settings['n_scans']} scans of {settings['n_subjects']} subjects{missing}.",
+        "In brackets: 95 % interval over subjects and splits. *: zero is outside.",
+    ]
+    if settings["n_repeats"] == 1:
+        folds = "sites" if settings["splits"] == "site" else "folds"
+        lines.append(f"One division only: the interval is over {folds}, then subjects in them.")
+    if settings["transductive"]:
+        names = ", ".join(settings["transductive"])
+        lines.append(f"Pretraining saw these scans, without labels: {names}.")
+    return "\n".join(lines)
+
+
 def _with_interval(number: NDArray[np.float64], form: str = "{:.3f}") -> str:
-    """Write a value with its interval."""
+    """Write a value with its interval, or that there is none."""
+    if np.isnan(number[0]):
+        return "not defined"
     value, low, high = (form.format(x) for x in number)
     return escape(f"{value} [{low}, {high}]")
 

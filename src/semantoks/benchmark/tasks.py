@@ -103,18 +103,18 @@ def read_task(
             f"there is no target {target!r} in the table of scans.{nearest(target, available)} "
             f"Available are {', '.join(available)}."
         )
-    column = scans[target]
-    known = (column.notna() & (column.astype(str).str.strip() != "")).to_numpy()
+    column = scans[target].map(lambda value: value.strip() if isinstance(value, str) else value)
+    known = (column.notna() & (column.astype(str) != "")).to_numpy()
     rows = np.flatnonzero(known)
     values = column[known]
     if not len(rows):
         raise InputError(f"target {target!r} is missing in all of the {len(scans)} scans.")
-    if values.nunique() < 2:
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if (values if numeric else values.astype(str)).nunique() < 2:
         raise InputError(
             f"target {target!r} has the same value, '{values.iloc[0]}', in all of the {len(rows)} "
             "scans that have one: there is nothing to predict."
         )
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if kind == "auto":
         many = numeric and values.nunique() > _MOST_NUMERIC_CLASSES
         kind = "regression" if many else "classification"
@@ -144,6 +144,8 @@ def _codes(values: pd.Series[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         names = tuple(str(bool(v)) for v in distinct)
     elif numeric:
         names = tuple(f"{v:g}" if abs(v) < 1e6 else repr(float(v)) for v in distinct)
+        if len(set(names)) < len(names):  # six digits do not tell them apart
+            names = tuple(repr(float(v)) for v in distinct)
     else:
         names = tuple(map(str, distinct))
     return code.astype(np.int64), names

@@ -21,6 +21,7 @@ IDENTITY: Final = ("scan", "subject", "session", "site")
 """Columns of an embedding that say who it is; all others are features."""
 
 _METADATA_KEY = b"semantoks"
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,9 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, str]:
     """Read a table whose identities stay text, and the provenance beside it."""
     header = pd.read_csv(path, nrows=0).columns
     identity = {name: str for name in IDENTITY if name in header}
-    frame = pd.read_csv(path, dtype=identity)
-    for name in identity:
-        frame[name] = frame[name].fillna("")
+    # A subject may be called "NA" or "null": in these columns nothing but empty text is missing.
+    missing = {name: [] if name in identity else _MISSING for name in header}
+    frame = pd.read_csv(path, dtype=identity, keep_default_na=False, na_values=missing)
     sidecar = _sidecar(path)
     return frame, sidecar.read_text(encoding="utf-8") if sidecar.is_file() else ""
 

@@ -6,16 +6,33 @@ Every metric takes the truth first, and either no weights or weights of shape (s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from semantoks.errors import InputError
+from semantoks.evaluation.splits import Kind
 
 Vector = NDArray[np.float64]
 
+CONNECTIVITY: Final = "connectivity"
+"""The method that every other one is held against."""
+DUMMY: Final = "dummy"
+"""The method that does not look at the scans."""
+METRICS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "classification": ("balanced_accuracy", "auc"),
+    "regression": ("r2", "mae"),
+}
+"""Metrics of each kind of target, the deciding one first."""
+METRIC_NAMES: Final[Mapping[str, str]] = {
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "area under the ROC curve",
+    "r2": "R² (explained variance)",
+    "mae": "mean absolute error (unit of the target; lower is better)",
+}
+"""Metrics in words."""
 LOWER_IS_BETTER: Final = frozenset({"mae"})
 """Metrics of which a smaller value is the better one."""
 
@@ -58,10 +75,21 @@ def balanced_accuracy(
     return np.asarray(_ratio(np.nansum(recall, axis=-1), (present > 0).sum(axis=-1)))
 
 
-def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+def auc(
+    truth: ArrayLike,
+    score: ArrayLike,
+    weights: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+) -> Vector:
     """Compute the area under the ROC curve from continuous scores.
 
     More than two classes: the mean over the classes of the area of one class against the rest.
+
+    Scores of two folds come from two models, whose intercepts and scales differ, so that comparing
+    them says nothing (and on random labels gives less than .5, since a fold with many scans of a
+    class was predicted by a model that saw few of them). With `folds`, only pairs of scans of the
+    same fold count: the sum over folds of the concordant pairs, over the sum of all pairs. A fold
+    with one class has no pairs.
 
     Parameters
     ----------
@@ -71,12 +99,14 @@ def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) ->
         The higher, the more likely the class.
     weights : array_like of shape (scan,) or (draw, scan), optional
         How often each scan counts; each once if not given.
+    folds : array_like of shape (scan,), optional
+        The fold in which each scan was predicted; all in one if not given.
 
     Returns
     -------
     ndarray of shape () or (draw,)
-        Area, ties counted half; NaN where a draw holds one class only. Of more than two classes,
-        one that does not occur (or is alone) in a draw is left out of the mean.
+        Area, ties counted half; NaN where no fold of a draw holds two classes. Of more
+        than two classes, one that does not occur (or is alone) in a draw is left out of the mean.
 
     Raises
     ------
@@ -88,6 +118,8 @@ def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) ->
     >>> score = [[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]]
     >>> float(auc([0, 0, 1, 1], score))
     0.75
+    >>> float(auc([0, 0, 1, 1], score, folds=[0, 1, 0, 1]))
+    1.0
     """
     truth, score = np.asarray(truth), np.asarray(score, dtype=np.float64)
     if score.ndim != 2 or score.shape[1] < 2 or truth.max(initial=0) >= score.shape[1]:
@@ -97,7 +129,11 @@ def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) ->
         )
     drawn = _weights(weights, len(truth), len(score))
     columns: Sequence[int] = [1] if score.shape[1] == 2 else range(score.shape[1])
-    areas = np.stack([_area(truth == c, score[:, c], drawn) for c in columns])
+    fold = np.zeros(len(truth)) if folds is None else np.asarray(folds)
+    if len(fold) != len(truth):
+        raise InputError(f"{len(truth)} true values came with the folds of {len(fold)} scans.")
+    members = [np.flatnonzero(fold == one) for one in np.unique(fold)]
+    areas = np.stack([_area(truth == c, score[:, c], drawn, members) for c in columns])
     return np.asarray(_ratio(np.nansum(areas, axis=0), np.isfinite(areas).sum(axis=0)))
 
 
@@ -173,8 +209,14 @@ def mae(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = Non
     return np.asarray(_ratio(drawn @ np.abs(truth - prediction), drawn.sum(axis=-1)))
 
 
-def bootstrap_weights(subjects: ArrayLike, n: int, seed: int) -> Vector:
+def bootstrap_weights(
+    subjects: ArrayLike, n: int, seed: int, folds: ArrayLike | None = None
+) -> Vector:
     """Draw subjects with replacement, each with all of their scans.
+
+    With `folds`, folds are drawn with replacement first, and then in each of them as many of its
+    subjects as it has. All scans of a fold were predicted by one model; drawing folds tells how
+    much a score depends on that, which drawing subjects alone does not.
 
     Parameters
     ----------
@@ -184,11 +226,13 @@ def bootstrap_weights(subjects: ArrayLike, n: int, seed: int) -> Vector:
         Number of draws.
     seed : int
         Seed of the draws.
+    folds : array_like of shape (scan,), optional
+        The fold (or the site) in which each scan is tested.
 
     Returns
     -------
     ndarray of shape (n, scan)
-        How often each scan was drawn; all scans of a subject equally often.
+        How often each scan was drawn; all scans of a subject (in a fold) equally often.
 
     Raises
     ------
@@ -201,13 +245,21 @@ def bootstrap_weights(subjects: ArrayLike, n: int, seed: int) -> Vector:
     >>> weights.shape, bool((weights[:, 0] == weights[:, 1]).all())
     ((4, 3), True)
     """
-    people, code = np.unique(np.asarray(subjects), return_inverse=True)
+    people = np.asarray(subjects)
+    fold = np.zeros(len(people)) if folds is None else np.asarray(folds)
     if n < 1 or not len(people):
-        raise InputError(f"a bootstrap of {n} draws over {len(people)} subjects is not possible.")
-    drawn = np.random.default_rng(seed).multinomial(
-        len(people), np.full(len(people), 1 / len(people)), size=n
-    )
-    return drawn[:, code].astype(np.float64)
+        found = len(np.unique(people))
+        raise InputError(f"a bootstrap of {n} draws over {found} subjects is not possible.")
+    random = np.random.default_rng(seed)
+    names = np.unique(fold)
+    times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    weights = np.zeros((n, len(people)))
+    for name, drawn in zip(names, times.T, strict=True):
+        rows = np.flatnonzero(fold == name)
+        inside, code = np.unique(people[rows], return_inverse=True)
+        share = np.full(len(inside), 1 / len(inside))
+        weights[:, rows] = random.multinomial(drawn * len(inside), share)[:, code]
+    return weights
 
 
 def interval(draws: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
@@ -238,15 +290,27 @@ def interval(draws: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _area(positive: NDArray[np.bool_], score: Vector, drawn: Vector) -> Vector:
-    """Area under one ROC curve: how often a positive stands above a negative, ties half."""
+def _area(
+    positive: NDArray[np.bool_], score: Vector, drawn: Vector, folds: Sequence[NDArray[np.intp]]
+) -> Vector:
+    """Area under one ROC curve: how often a positive stands above a negative of its fold."""
+    concordant, pairs = np.zeros(drawn.shape[:-1]), np.zeros(drawn.shape[:-1])
+    for rows in folds:
+        above, of = _concordance(positive[rows], score[rows], drawn[..., rows])
+        concordant, pairs = concordant + above, pairs + of
+    return np.asarray(_ratio(concordant, pairs))
+
+
+def _concordance(
+    positive: NDArray[np.bool_], score: Vector, drawn: Vector
+) -> tuple[Vector, Vector]:
+    """Count pairs whose positive stands above the negative, ties half, and all pairs."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
     up = np.add.reduceat((drawn * positive)[..., order], starts, axis=-1)
     down = np.add.reduceat((drawn * ~positive)[..., order], starts, axis=-1)
     below = np.cumsum(down, axis=-1) - 0.5 * down
-    pairs = up.sum(axis=-1) * down.sum(axis=-1)
-    return np.asarray(_ratio((up * below).sum(axis=-1), pairs))
+    return (up * below).sum(axis=-1), up.sum(axis=-1) * down.sum(axis=-1)
 
 
 def _weights(weights: ArrayLike | None, n_truth: int, n_prediction: int) -> Vector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -13,19 +13,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.metrics import auc, balanced_accuracy, interval, mae, r2
+from semantoks.evaluation.metrics import METRICS, auc, balanced_accuracy, interval, mae, r2
 from semantoks.evaluation.ridge import fit_ridge
 from semantoks.evaluation.splits import Kind, Split, check_split
 
 Classifier = Literal["ridge", "logistic"]
 Scaling = Literal["standardize", "center"]
 Matrix = NDArray[np.float64]
-
-METRICS: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "classification": ("balanced_accuracy", "auc"),
-    "regression": ("r2", "mae"),
-}
-"""Metrics of each kind of target, the leading one first."""
 
 _LOGISTIC_PENALTIES: Final = np.logspace(5, -1, 7)
 _INNER_FOLDS = 5
@@ -60,9 +54,10 @@ class Score:
     Parameters
     ----------
     value : float
-        The metric on the pooled predictions of all folds, averaged over repeats.
+        The metric on the predictions of all folds, averaged over repeats; NaN if it is not
+        defined, as the area under the curve is where no fold holds two classes.
     low, high : float
-        Interval over draws of subjects in all repeats.
+        95 % interval over draws in all repeats.
     draws : ndarray of shape (repeat * draw,)
         The metric in each draw of each repeat, repeats one after the other.
     """
@@ -154,14 +149,39 @@ def cross_validated_predictions(
 def score_predictions(
     folds: Sequence[FoldPrediction], truth: NDArray[Any], weights: Matrix, *, kind: Kind
 ) -> dict[str, Score]:
-    """Score out-of-fold predictions, with intervals over draws of subjects.
+    """Score out-of-fold predictions, with intervals over draws of subjects or of folds.
 
     A metric is computed once a repeat, on the predictions of all of its folds together, and
-    averaged over repeats. The interval is that of the draws of all repeats together: it tells how
-    much the score depends on which people were tested and on how they were divided. Averaging over
-    repeats within a draw would hide the second part: on random labels of the simulated cohort such
-    intervals held chance in 80 to 87 of 100 cases, these in all (60 labellings, 160 scans). The
-    models are not fitted anew in a draw.
+    averaged over repeats; the area under the curve counts only pairs of scans of one fold. The
+    interval is that of the draws of all repeats together: it tells how much the score depends on
+    which people were tested and on how they were divided. The models are not fitted anew in a
+    draw. Where subjects are divided once only, draws of subjects know nothing of the division, so
+    that folds (or sites) should be drawn first, then the subjects in them.
+
+    How often intervals of nominally 95 % held chance on random labels, and in brackets zero
+    for the difference to an equally good method, in 200 simulated cohorts of 160 people with 40
+    features (balanced accuracy / area under the curve)::
+
+        5 repeats, subjects                    .98 / .94  (1.00 / .97)
+        2 repeats, subjects                    .94 / .93  (1.00 / .98)
+        1 repeat, subjects                     .86 / .85  ( .89 / .92)
+        1 repeat, folds and subjects           .93 / .92  ( .95 / .96)
+        8 sites, subjects                      .80 / .87  ( .92 / .94)
+        8 sites, sites and subjects            .93 / .95  ( .98 / 1.00)
+        3 sites, sites and subjects            .95 / .95  ( .97 / .96)
+        20 sites, sites and subjects           .95 / .99  ( .97 / 1.00)
+
+    and the same, of the mean score of all cohorts, where labels are decoded (balanced accuracy
+    about .76)::
+
+        5 repeats, subjects                    .95 / .92  ( .94 / .91)
+        2 repeats, subjects                    .89 / .90  ( .91 / .88)
+        1 repeat, subjects                     .86 / .86  ( .84 / .82)
+        1 repeat, folds and subjects           .93 / .94  ( .93 / .93)
+        8 sites, subjects                      .94 / .93  ( .90 / .90)
+        8 sites, sites and subjects            .98 / .98  ( .96 / .96)
+        3 sites, subjects                      .77 / .69  ( .76 / .69)
+        3 sites, sites and subjects            .94 / .88  ( .88 / .85)
 
     Parameters
     ----------
@@ -170,7 +190,8 @@ def score_predictions(
     truth : ndarray of shape (scan,)
         Codes of the classes, or values.
     weights : ndarray of shape (draw, scan)
-        What `bootstrap_weights` returned; the same for all methods that are compared.
+        What `bootstrap_weights` returned (with folds, if there is one repeat); the same for all
+        methods that are compared.
     kind : {"classification", "regression"}
         What the target is.
 
@@ -195,9 +216,10 @@ def score_predictions(
             raise InputError(f"in repeat {repeat} of the splits a scan is tested more than once.")
         prediction = np.concatenate([part.prediction for part in parts])
         score = np.concatenate([part.score for part in parts])
+        folds_of = np.repeat(np.arange(len(parts)), [len(part.split.test) for part in parts])
         for name in METRICS[kind]:
             once, drawn = (
-                _metric(name, truth[tested], prediction, score, w)
+                _metric(name, truth[tested], prediction, score, w, folds_of)
                 for w in (None, weights[:, tested])
             )
             values[name].append(float(once))
@@ -205,16 +227,23 @@ def score_predictions(
     scores = {}
     for name in METRICS[kind]:
         pooled = np.concatenate(draws[name])
-        scores[name] = Score(float(np.mean(values[name])), *interval(pooled), pooled)
+        known = [value for value in values[name] if np.isfinite(value)]
+        value = float(np.mean(known)) if known else float("nan")
+        scores[name] = Score(value, *interval(pooled), pooled)
     return scores
 
 
 def _metric(
-    name: str, truth: NDArray[Any], prediction: NDArray[Any], score: Matrix, weights: Matrix | None
+    name: str,
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    score: Matrix,
+    weights: Matrix | None,
+    folds: NDArray[np.intp],
 ) -> Matrix:
     """Compute one metric by its name."""
     if name == "auc":
-        return auc(truth, score, weights)
+        return auc(truth, score, weights, folds)
     metric = {"balanced_accuracy": balanced_accuracy, "r2": r2, "mae": mae}[name]
     return metric(truth, prediction, weights)
 

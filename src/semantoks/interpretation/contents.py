@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ SCORE_COLUMNS: Final = ("method", "target", "split", "metric", "value", "low", "
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Scores of several methods.
+class WrittenComparison:
+    """Scores of several methods, as `semantoks probe` wrote them.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ class Comparison:
         Where they come from.
     scores : DataFrame
         The tidy table that `semantoks probe` writes as scores.csv.
-    settings : str
-        The text of settings.json; empty if there is none.
+    settings : mapping
+        What settings.json says; empty if there is none.
     """
 
     folder: Path
     scores: pd.DataFrame
-    settings: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RunContents:
         What was trained on.
     embeddings : tuple of (Path, Embeddings)
         Features of scans.
-    comparisons : tuple of Comparison
+    comparisons : tuple of WrittenComparison
         Scores.
     """
 
@@ -66,15 +66,21 @@ class RunContents:
     health: pd.DataFrame
     store: Store
     embeddings: tuple[tuple[Path, Embeddings], ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[WrittenComparison, ...]
 
     @property
     def scores(self) -> pd.DataFrame:
-        """The scores of all comparisons under each other, each row once."""
+        """The scores of all comparisons under each other, with their name in column comparison."""
         if not self.comparisons:
-            return pd.DataFrame(columns=list(SCORE_COLUMNS))
-        tables = [comparison.scores for comparison in self.comparisons]
-        return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+            return pd.DataFrame(columns=[*SCORE_COLUMNS, "comparison"])
+        names = [comparison.folder.resolve().name for comparison in self.comparisons]
+        if len({*names}) < len(names):
+            names = [str(comparison.folder) for comparison in self.comparisons]
+        tables = [
+            comparison.scores.assign(comparison=name)
+            for name, comparison in zip(names, self.comparisons, strict=True)
+        ]
+        return pd.concat(tables, ignore_index=True)
 
 
 def read_run(
@@ -118,9 +124,8 @@ def read_run(
         health=_read_log(folder / "health.csv"),
         store=_open_store(folder, record, store),
         embeddings=tuple((file, read_embeddings(file)) for file in files),
-        comparisons=tuple(
-            Comparison(probe, _read_scores(probe), _read_text(probe / "settings.json"))
-            for probe in probes
+        comparisons=_each_once(
+            WrittenComparison(probe, _read_scores(probe), _read_settings(probe)) for probe in probes
         ),
     )
 
@@ -214,6 +219,27 @@ def _read_scores(folder: Path) -> pd.DataFrame:
             f"{', '.join(map(str, scores.columns))}. Restore the file that `semantoks probe` wrote."
         )
     return scores
+
+
+def _each_once(found: Iterable[WrittenComparison]) -> tuple[WrittenComparison, ...]:
+    """Leave out copies of a comparison."""
+    kept: list[WrittenComparison] = []
+    for one in found:
+        if not any(one.settings == k.settings and one.scores.equals(k.scores) for k in kept):
+            kept.append(one)
+    return tuple(kept)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Read settings.json; a missing one is empty."""
+    path = folder / "settings.json"
+    try:
+        settings = json.loads(_read_text(path) or "{}")
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}. Restore the file.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must hold a JSON object, not a {type(settings).__name__}.")
+    return settings
 
 
 def _read_text(path: Path) -> str:

@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from semantoks.data.store_table import COLUMNS
 from semantoks.errors import InputError, nearest
 from semantoks.evaluation.embedding_file import Embeddings
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, METRIC_NAMES
 from semantoks.interpretation.commands import embed_command, pretrain_command, probe_command
 from semantoks.interpretation.contents import RunContents, known_text
 from semantoks.interpretation.figures import (
@@ -25,9 +27,6 @@ from semantoks.interpretation.page import Absent, Block, Picture, Section, Table
 from semantoks.interpretation.projection import project
 from semantoks.interpretation.similarity import token_similarity
 from semantoks.interpretation.standing import (
-    CONNECTIVITY,
-    GUESSING,
-    METRICS,
     number,
     reference_score,
     summaries,
@@ -42,20 +41,6 @@ _READING = {
     "t-SNE": "Neighbours are alike; distances between far groups and sizes of groups mean nothing.",
     "PCA": "The axes are the two directions in which the features differ most.",
 }
-_IDENTITY = frozenset(
-    {
-        "scan",
-        "subject",
-        "session",
-        "site",
-        "t_r",
-        "length",
-        "offset",
-        "motion",
-        "coverage",
-        "source",
-    }
-)
 
 
 def similarity_section(contents: RunContents) -> Section:
@@ -146,7 +131,7 @@ def choose_phenotypes(contents: RunContents, asked: Sequence[str] = ()) -> list[
         If there is no such phenotype.
     """
     scans = contents.store.scans
-    known = [str(column) for column in scans.columns if column not in _IDENTITY]
+    known = [str(column) for column in scans.columns if column not in COLUMNS]
     colourable = [*known, "motion", "t_r", "length", "subject", "session"]
     for name in asked:
         if name not in colourable:
@@ -225,8 +210,9 @@ def scores_section(contents: RunContents) -> Section:
     blocks: list[Block] = [
         Words(
             "Every method predicts the same targets on the same splits, in which no subject "
-            "stands on both sides. Intervals are 95 %, over subjects."
-        )
+            "stands on both sides. Intervals are 95 %, over subjects and splits."
+        ),
+        *_cautions(contents),
     ]
     for k, target in enumerate(rows["target"].astype(str).unique()):
         of_target = rows[rows["target"].astype(str) == target]
@@ -242,18 +228,45 @@ def scores_section(contents: RunContents) -> Section:
     return Section("scores", title, [*blocks, _score_table(rows)])
 
 
+def _cautions(contents: RunContents) -> list[Block]:
+    """Say what the scores do not tell by themselves."""
+    settings = [comparison.settings for comparison in contents.comparisons]
+    seen = dict.fromkeys(str(name) for one in settings for name in one.get("transductive", ()))
+    once = [
+        comparison.folder.name
+        for comparison in contents.comparisons
+        if comparison.settings.get("n_repeats") == 1
+    ]
+    said: list[Block] = []
+    if seen:
+        said.append(
+            Words(
+                f"{', '.join(seen)}: pretraining saw these scans, without labels. What it would "
+                "score on people whom it never saw may be less."
+            )
+        )
+    if once:
+        said.append(
+            Words(
+                f"{', '.join(once)}: the subjects were divided only once. These intervals are "
+                "over folds (or sites) and then over the subjects in them."
+            )
+        )
+    return said
+
+
 def _axes(rows: pd.DataFrame, target: str) -> list[ScoreAxis]:
-    """Return one small picture a split and metric of a target."""
+    """Return one small picture a division and metric of a target."""
     panels = []
-    for (split, metric), block in rows.groupby(["split", "metric"], sort=False):
-        where = (rows, target, str(split), str(metric))
+    for (division, metric), block in rows.groupby(["division", "metric"], sort=False):
+        where = (rows, target, str(division), str(metric))
         panels.append(
             ScoreAxis(
-                split=f"{target}, split by {split}",
-                metric=METRICS.get(str(metric), str(metric)),
+                split=f"{target}, split by {division}",
+                metric=METRIC_NAMES.get(str(metric), str(metric)),
                 rows=block.sort_values("method", key=_last, kind="stable"),
                 reference=reference_score(*where, CONNECTIVITY),
-                chance=reference_score(*where, GUESSING),
+                chance=reference_score(*where, DUMMY),
             )
         )
     return panels
@@ -261,7 +274,7 @@ def _axes(rows: pd.DataFrame, target: str) -> list[ScoreAxis]:
 
 def _last(methods: pd.Series) -> pd.Series:
     """Order methods: features first, then connectivity, then guessing."""
-    return methods.map({CONNECTIVITY: 1, GUESSING: 2}).fillna(0)
+    return methods.map({CONNECTIVITY: 1, DUMMY: 2}).fillna(0)
 
 
 def _rank(column: pd.Series) -> Callable[[pd.Series], pd.Series]:
@@ -275,7 +288,7 @@ def _score_table(rows: pd.DataFrame) -> Table:
     wanted = ("difference", "difference_low", "difference_high", "n_scans", "n_subjects")
     full = rows.assign(**{c: np.nan for c in wanted if c not in rows})
     ranks: dict[str, Callable[[pd.Series], pd.Series]] = {"method": _last}
-    for key in ("metric", "split", "target"):
+    for key in ("metric", "division", "target"):
         ranks[key] = _rank(rows[key])
     for key, rank in ranks.items():  # stable, so that the last one counts most
         full = full.sort_values(key, key=rank, kind="stable")
@@ -285,7 +298,8 @@ def _score_table(rows: pd.DataFrame) -> Table:
         metric = str(row["metric"])
         cells.append(
             [
-                str(row["target"]), str(row["split"]), METRICS.get(metric, metric).split(" (")[0],
+                str(row["target"]), str(row["division"]),
+                METRIC_NAMES.get(metric, metric).split(" (")[0],
                 str(row["method"]),
                 with_interval(float(row["value"]), float(row["low"]), float(row["high"])),
                 with_interval(*difference) if row["method"] != CONNECTIVITY else "–",
@@ -294,4 +308,4 @@ def _score_table(rows: pd.DataFrame) -> Table:
         )  # fmt: skip
     headings = ["target", "split", "metric", "method", "score [95\u00a0%]",
                 "minus connectivity [95\u00a0%]", "scans", "subjects"]  # fmt: skip
-    return Table(headings, cells, "All scores with 95 % intervals over subjects.")
+    return Table(headings, cells, "All scores with 95 % intervals over subjects and splits.")

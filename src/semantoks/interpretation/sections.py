@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from semantoks.evaluation.metrics import METRIC_NAMES
 from semantoks.interpretation.commands import (
     embed_command,
     pretrain_command,
     probe_command,
-    quoted,
+    report_command,
 )
 from semantoks.interpretation.contents import RunContents
 from semantoks.interpretation.figures import (
@@ -32,7 +32,6 @@ from semantoks.interpretation.page import (
     Words,
 )
 from semantoks.interpretation.standing import (
-    METRICS,
     Standing,
     bottom_lines,
     duration,
@@ -108,7 +107,7 @@ def _standing(found: Sequence[Standing]) -> list[Block]:
     """Say where the features stand: the sentence that counts, then the numbers behind it."""
     rows = [
         [
-            x.target, x.split, x.method, METRICS.get(x.metric, x.metric).split(" (")[0],
+            x.target, x.division, x.method, METRIC_NAMES.get(x.metric, x.metric).split(" (")[0],
             number(x.value), number(x.reference), number(x.chance),
             with_interval(x.difference, x.difference_low, x.difference_high), x.verdict,
         ]
@@ -118,7 +117,7 @@ def _standing(found: Sequence[Standing]) -> list[Block]:
     return [
         Words(
             "Where the features stand against functional connectivity, with the difference of the "
-            "scores and its 95 % interval over subjects:"
+            "scores and its 95 % interval over subjects and splits:"
         ),
         Findings(bottom_lines(found)),
         Table(
@@ -193,8 +192,9 @@ def training_section(contents: RunContents) -> Section:
         Picture(
             render(draw_curves(metrics, _LOSSES), "losses", "Loss terms over training"),
             "Each term of the loss. Lines are means over neighbouring steps, bands their range. "
-            "Compression and expansion should rise together: compression alone means that all "
-            "scans become alike. The token term exists only on steps with masks, the network "
+            "Compression starts high, because a fresh encoder says nearly the same of every scan; "
+            "it should settle while expansion rises. Compression that rises while expansion falls "
+            "means collapse. The token term exists only on steps with masks, the network "
             "summary only while its weight is above 0, so the total jumps between steps.",
         ),
         Picture(
@@ -274,8 +274,8 @@ def provenance_section(contents: RunContents) -> Section:
     blocks: list[Block] = [
         Table(["what", "which"], [[k, str(v)] for k, v in identity.items()], "Identities."),
         Listing(
-            "\n".join([*_recorded_commands(contents), embed_command(contents),
-                       probe_command(contents), f"semantoks report {quoted(contents.folder)}"]),
+            "\n".join([pretrain_command(contents), embed_command(contents),
+                       probe_command(contents), report_command(contents)]),
             "Commands that lead from the store to this page.", folded=False,
         ),
         Listing(json.dumps(store.preprocessing.to_dict(), indent=2), "Preprocessing of the store"),
@@ -286,19 +286,12 @@ def provenance_section(contents: RunContents) -> Section:
     ]  # fmt: skip
     for comparison in contents.comparisons:
         if comparison.settings:
-            blocks.append(Listing(comparison.settings, f"Settings of {comparison.folder.name}"))
+            text = json.dumps(comparison.settings, indent=2)
+            blocks.append(Listing(text, f"Settings of {comparison.folder.name}"))
     for file, embeddings in contents.embeddings:
         text = json.dumps(dict(embeddings.provenance), indent=2, default=str)
         blocks.append(Listing(text, f"Origin of {file.name}"))
     return Section("provenance", "Where everything comes from", blocks)
-
-
-def _recorded_commands(contents: RunContents) -> list[str]:
-    """Return the command that made the run, as recorded or as it would be written."""
-    command = contents.record.get("command")
-    if isinstance(command, list):
-        return [shlex.join(map(str, command))]
-    return [str(command) if command else pretrain_command(contents)]
 
 
 def _untrained(contents: RunContents, reason: str) -> Absent:

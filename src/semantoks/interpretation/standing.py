@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from semantoks.evaluation.metrics import LOWER_IS_BETTER
-
-CONNECTIVITY: Final = "connectivity"
-"""The method that every other one is held against."""
-GUESSING: Final = "dummy"
-"""The method that does not look at the scans."""
-METRICS: Final = {
-    "balanced_accuracy": "balanced accuracy",
-    "auc": "area under the ROC curve",
-    "r2": "R² (explained variance)",
-    "mae": "mean absolute error (unit of the target; lower is better)",
-}
-"""Metrics in words; the first one that a target has decides."""
+from semantoks.evaluation.metrics import (
+    CONNECTIVITY,
+    DUMMY,
+    LOWER_IS_BETTER,
+    METRIC_NAMES,
+)
 
 _CHANCE = {"auc": 0.5, "r2": 0.0}
 
@@ -34,8 +27,9 @@ class Standing:
 
     Parameters
     ----------
-    method, target, split, metric : str
-        What was compared, and how.
+    method, target, division, metric : str
+        What was compared, and how: `division` is the way of splitting, with the name of the
+        comparison where several probed the same target in this way.
     value, low, high : float
         Score of the method with its 95 % interval.
     reference, chance : float
@@ -46,7 +40,7 @@ class Standing:
 
     method: str
     target: str
-    split: str
+    division: str
     metric: str
     value: float
     low: float
@@ -59,12 +53,11 @@ class Standing:
 
     @property
     def verdict(self) -> Verdict:
-        """Better than connectivity, worse, or not to be told apart: the interval holds zero."""
-        sign = -1 if self.metric in LOWER_IS_BETTER else 1
-        ends = sorted((sign * self.difference_low, sign * self.difference_high))
-        if ends[0] > 0:
-            return "above"
-        return "below" if ends[1] < 0 else "open"
+        """Better than connectivity, worse, or open: the interval holds zero, or both guess."""
+        low, high = self._ends
+        if low > 0:
+            return "open" if self.at_chance else "above"
+        return "below" if high < 0 else "open"
 
     @property
     def at_chance(self) -> bool:
@@ -76,12 +69,21 @@ class Standing:
     @property
     def verdict_words(self) -> str:
         """The verdict as a person would say it."""
+        if self.verdict == "open" and self._ends[0] > 0:
+            return "open, above connectivity but not distinguishable from guessing"
         words = {
             "above": "above connectivity",
             "below": "below connectivity",
             "open": "not distinguishable from connectivity",
         }
         return words[self.verdict]
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """Low and high end of the advantage over connectivity."""
+        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        low, high = sorted((sign * self.difference_low, sign * self.difference_high))
+        return low, high
 
 
 def summaries(scores: pd.DataFrame) -> pd.DataFrame:
@@ -90,12 +92,14 @@ def summaries(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores : DataFrame
-        Tidy scores, perhaps with a row a fold or a repeat too.
+        Tidy scores, perhaps with a row a fold or a repeat too, and perhaps of several comparisons
+        (column comparison).
 
     Returns
     -------
     DataFrame
-        One row a target, split, metric and method.
+        One row a comparison, target, split, metric and method. The added column division holds the
+        split, with the name of the comparison where several have the same target and split.
 
     Examples
     --------
@@ -106,8 +110,13 @@ def summaries(scores: pd.DataFrame) -> pd.DataFrame:
     """
     known = scores[scores["low"].notna()]
     rows = known if len(known) else scores
-    keys = ["target", "split", "metric", "method"]
-    return rows.drop_duplicates(subset=keys, keep="last", ignore_index=True)
+    if "comparison" not in rows:
+        rows = rows.assign(comparison="")
+    keys = ["comparison", "target", "split", "metric", "method"]
+    rows = rows.drop_duplicates(subset=keys, keep="last", ignore_index=True)
+    split, name = rows["split"].astype(str), rows["comparison"].astype(str)
+    several = rows.groupby(["target", "split"])["comparison"].transform("nunique") > 1
+    return rows.assign(division=split.mask(several, split + ", " + name))
 
 
 def standings(scores: pd.DataFrame) -> list[Standing]:
@@ -127,17 +136,18 @@ def standings(scores: pd.DataFrame) -> list[Standing]:
     if not {"difference", "difference_low", "difference_high"} <= set(rows.columns):
         return []
     found = []
-    for (target, split), block in rows.groupby(["target", "split"], sort=False):
-        metric = next((m for m in METRICS if (block["metric"] == m).any()), block["metric"].iloc[0])
+    for (target, division), block in rows.groupby(["target", "division"], sort=False):
+        metrics = block["metric"].astype(str)
+        metric = next((m for m in METRIC_NAMES if (metrics == m).any()), metrics.iloc[0])
         for _, row in block[block["metric"] == metric].iterrows():
-            if row["method"] in (CONNECTIVITY, GUESSING) or pd.isna(row["difference_low"]):
+            if row["method"] in (CONNECTIVITY, DUMMY) or pd.isna(row["difference_low"]):
                 continue
-            where = (rows, str(target), str(split), metric)
+            where = (rows, str(target), str(division), metric)
             found.append(
                 Standing(
-                    str(row["method"]), str(target), str(split), metric, row["value"], row["low"],
-                    row["high"], reference_score(*where, CONNECTIVITY),
-                    reference_score(*where, GUESSING), row["difference"], row["difference_low"],
+                    str(row["method"]), str(target), str(division), metric,
+                    row["value"], row["low"], row["high"], reference_score(*where, CONNECTIVITY),
+                    reference_score(*where, DUMMY), row["difference"], row["difference_low"],
                     row["difference_high"],
                 )
             )  # fmt: skip
@@ -158,33 +168,38 @@ def bottom_lines(found: Sequence[Standing]) -> list[tuple[str, str, Verdict]]:
         What counts, the numbers behind it, and the verdict.
     """
     lines: list[tuple[str, str, Verdict]] = []
-    verdicts: tuple[Verdict, ...] = ("above", "below", "open")
+    order: tuple[Verdict, ...] = ("above", "below", "open")
     for method in dict.fromkeys(standing.method for standing in found):
         of_method = [standing for standing in found if standing.method == method]
-        for verdict in verdicts:
-            chosen = [standing for standing in of_method if standing.verdict == verdict]
-            if not chosen:
-                continue
+        for words in sorted(
+            dict.fromkeys(standing.verdict_words for standing in of_method),
+            key=lambda words: next(
+                order.index(x.verdict) for x in of_method if x.verdict_words == words
+            ),
+        ):
+            chosen = [standing for standing in of_method if standing.verdict_words == words]
             differences = "; ".join(
-                f"{x.target} split by {x.split} ("
+                f"{x.target} split by {x.division} ("
                 f"{with_interval(x.difference, x.difference_low, x.difference_high)}"
                 f"{', the method itself at chance' * x.at_chance})"
                 for x in chosen
             )
             count = f"{len(chosen)} of {len(of_method)} comparisons"
-            head = f"{method}: {chosen[0].verdict_words} in {count}"
-            lines.append((head, f"{differences}.", verdict))
+            head = f"{method}: {words} in {count}"
+            lines.append((head, f"{differences}.", chosen[0].verdict))
     return lines
 
 
-def reference_score(rows: pd.DataFrame, target: str, split: str, metric: str, method: str) -> float:
+def reference_score(
+    rows: pd.DataFrame, target: str, division: str, metric: str, method: str
+) -> float:
     """Return the score of one method, or what guessing must score where nobody guessed.
 
     Parameters
     ----------
     rows : DataFrame
-        One row a target, split, metric and method.
-    target, split, metric, method : str
+        What `summaries` returned.
+    target, division, metric, method : str
         Which score.
 
     Returns
@@ -192,12 +207,12 @@ def reference_score(rows: pd.DataFrame, target: str, split: str, metric: str, me
     float
         The score; NaN if it is not known.
     """
-    keys = {"target": target, "split": split, "metric": metric, "method": method}
+    keys = {"target": target, "division": division, "metric": metric, "method": method}
     chosen = np.logical_and.reduce([rows[key].astype(str) == value for key, value in keys.items()])
     values = rows.loc[chosen, "value"].to_numpy(dtype=np.float64)
     if len(values):
         return float(values[0])
-    return _CHANCE.get(metric, float("nan")) if method == GUESSING else float("nan")
+    return _CHANCE.get(metric, float("nan")) if method == DUMMY else float("nan")
 
 
 def number(value: float, digits: int = 3) -> str:

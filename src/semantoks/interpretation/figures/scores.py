@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY
 from semantoks.interpretation.figures.canvas import BLUE, GREY, ORANGE, WIDTH, styled, wrap
 
 
@@ -85,7 +86,7 @@ def _forest(axes: Axes, panel: ScoreAxis, methods: Sequence[str]) -> None:
         if not np.isfinite(value):
             continue
         place = methods.index(str(method))
-        colour = {"connectivity": ORANGE, "dummy": GREY}.get(str(method), BLUE)
+        colour = {CONNECTIVITY: ORANGE, DUMMY: GREY}.get(str(method), BLUE)
         axes.hlines(place, low, high, color=colour, linewidth=2)
         axes.scatter([value], [place], color=colour, s=34, zorder=3)
         axes.annotate(

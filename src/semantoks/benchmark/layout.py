@@ -1,0 +1,95 @@
+"""Scores and predictions as tidy tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from semantoks.benchmark.tasks import Task
+from semantoks.evaluation.metrics import CONNECTIVITY, interval
+from semantoks.evaluation.probe import FoldPrediction, Score
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, Score]], settings: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Lay scores out, one row a method and metric.
+
+    Parameters
+    ----------
+    scores : mapping of str to mapping of str to Score
+        Method -> metric -> score; connectivity is among the methods.
+    settings : mapping
+        The settings of the comparison.
+
+    Returns
+    -------
+    DataFrame
+        The table of a `Comparison`.
+    """
+    rows = []
+    for method, metrics in scores.items():
+        for name, score in metrics.items():
+            reference = scores[CONNECTIVITY][name]
+            same = method == CONNECTIVITY
+            difference = float("nan") if same else score.value - reference.value
+            paired = score.draws - reference.draws
+            low, high = (float("nan"),) * 2 if same else interval(paired, settings["confidence"])
+            rows.append(
+                {
+                    "method": method,
+                    "target": settings["target"],
+                    "kind": settings["kind"],
+                    "split": settings["splits"],
+                    "metric": name,
+                    "value": score.value,
+                    "low": score.low,
+                    "high": score.high,
+                    "difference": difference,
+                    "difference_low": low,
+                    "difference_high": high,
+                }
+            )
+    counts = ("n_scans", "n_subjects", "n_missing", "n_folds", "n_repeats")
+    return pd.DataFrame(rows).assign(**{name: settings[name] for name in counts})
+
+
+def prediction_table(
+    predicted: Mapping[str, Sequence[FoldPrediction]], task: Task, scans: pd.DataFrame
+) -> pd.DataFrame:
+    """Lay predictions out, one row a method, repeat and scan.
+
+    Parameters
+    ----------
+    predicted : mapping of str to sequence of FoldPrediction
+        Method -> predictions of its folds.
+    task : Task
+        The target.
+    scans : DataFrame
+        The rows that the splits count.
+
+    Returns
+    -------
+    DataFrame
+        The predictions of a `Comparison`.
+    """
+    parts = []
+    for method, folds in predicted.items():
+        for fold in folds:
+            test = fold.split.test
+            part = {
+                "method": method,
+                "target": task.target,
+                "split": fold.split.name,
+                "repeat": fold.split.repeat,
+                "fold": fold.split.fold,
+                "scan": scans["scan"].to_numpy()[test],
+                "subject": scans["subject"].to_numpy()[test],
+                "truth": task.name(task.truth[test]),
+                "prediction": task.name(fold.prediction),
+            }
+            scores = {f"score_{c}": fold.score[:, i] for i, c in enumerate(task.classes)}
+            parts.append(pd.DataFrame({**part, **scores}))
+    return pd.concat(parts, ignore_index=True)
