@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,9 +27,10 @@ def small(atlas: Atlas = ATLAS) -> SemantoksEncoder:
 def plain_token(tokenizer: NetworkTokenizer, patch: Tensor) -> Tensor:
     """Compute one token (METHOD.md) sample by sample, kernel by kernel."""
     rois, time = patch.shape
-    pieces = [p.detach() for p in tokenizer.long.pieces]
+    convolution, mixed = tokenizer.branches
+    pieces = [p.detach() for p in mixed.long.pieces]
     stretched = [pieces[0] * 4, pieces[1] * 2, pieces[2].repeat_interleave(2, -1)]
-    kernel = torch.cat(stretched, -1) / tokenizer.long.norm
+    kernel = torch.cat(stretched, -1) / mixed.long.norm
     long = torch.zeros(rois, kernel.shape[0], time)
     for roi in range(rois):
         for j in range(kernel.shape[0]):
@@ -35,9 +38,9 @@ def plain_token(tokenizer: NetworkTokenizer, patch: Tensor) -> Tensor:
                 for tap in range(16):
                     if 0 <= (at := t + 8 - tap) < time:
                         long[roi, j, t] += kernel[j, roi, tap] * patch[roi, at]
-            long[roi, j] += tokenizer.long.gain[j, roi].detach() * patch[roi]
-    structured = tokenizer.project(long.flatten(0, 1).T).T
-    dense = F.conv1d(patch[None], tokenizer.dense.weight, tokenizer.dense.bias, padding=1)[0]
+            long[roi, j] += mixed.long.gain[j, roi].detach() * patch[roi]
+    structured = mixed.project(long.flatten(0, 1).T).T
+    dense = F.conv1d(patch[None], convolution.weight, convolution.bias, padding=1)[0]
     return tokenizer.norm(F.gelu(torch.cat([dense, structured])).mean(-1))
 
 
@@ -89,15 +92,16 @@ def test_order_of_rois_in_the_atlas_does_not_matter() -> None:
         theirs = mixed[other.network_indices[network]]
         place = torch.as_tensor([list(own).index(i) for i in theirs])
         source, target = (e.tokenizer.networks[network] for e in (encoder, shuffled))
+        (dense, long), (own_dense, own_long) = target.branches, source.branches
         with torch.no_grad():
-            target.dense.weight.copy_(source.dense.weight[:, place])
-            for a, b in zip(target.long.pieces, source.long.pieces, strict=True):
+            dense.weight.copy_(own_dense.weight[:, place])
+            for a, b in zip(long.long.pieces, own_long.long.pieces, strict=True):
                 a.copy_(b[:, place])
-            target.long.gain.copy_(source.long.gain[:, place])
-            target.long.norm.copy_(source.long.norm[:, place])
-            kernels = source.long.gain.shape[0]
-            weight = source.project.weight.view(-1, len(own), kernels)[:, place]
-            target.project.weight.copy_(weight.flatten(1))
+            long.long.gain.copy_(own_long.long.gain[:, place])
+            long.long.norm.copy_(own_long.long.norm[:, place])
+            kernels = own_long.long.gain.shape[0]
+            weight = own_long.project.weight.view(-1, len(own), kernels)[:, place]
+            long.project.weight.copy_(weight.flatten(1))
     series = torch.randn(2, len(ATLAS), 40)
     with torch.no_grad():
         expected = encoder(series)
@@ -181,3 +185,111 @@ def test_network_mask_marks_what_is_missing() -> None:
     mask = network_mask(np.array([[True, False, True]]), 2)
     assert mask is not None
     assert mask.tolist() == [[[False, False], [True, True], [False, False]]]
+
+
+# Alternatives to the reference
+
+
+@pytest.mark.parametrize(
+    ("arguments", "networks"),
+    [
+        ({"tokenization": "linear"}, 3),
+        ({"spatial": "maximal", "tokenization": "linear"}, 15),
+        ({"spatial": "minimal"}, 1),
+        ({"spatial": "minimal", "tokenization": "linear"}, 1),
+        ({"pooling": "max"}, 3),
+        ({"pooling": "attention"}, 3),
+        ({"branches": [{"kind": "dense", "kernel_size": 7}]}, 3),
+    ],
+)
+def test_alternatives_train(arguments: dict[str, Any], networks: int) -> None:
+    torch.manual_seed(0)
+    encoder = SemantoksEncoder(ATLAS, dim=32, depth=1, head_dim=16, **arguments)
+    summary, tokens = encoder(torch.randn(2, 15, 40), torch.rand(2, networks, 2) < 0.3)
+    assert tokens.shape == (2, networks, 2, 32)
+    (summary.square().sum() + tokens[:, :, 0, 0].sum()).backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+
+
+@torch.no_grad()
+def test_maximal_is_one_projection_for_all() -> None:
+    encoder = SemantoksEncoder(
+        ATLAS, dim=32, depth=0, head_dim=16, spatial="maximal", tokenization="linear"
+    )
+    series = torch.randn(1, 15, 40)
+    project = encoder.tokenizer.project
+    expected = project.weight @ series[0, 7, 20:] + project.bias
+    torch.testing.assert_close(encoder.tokenizer(series)[0, 7, 1], expected)
+    assert encoder.token_atlas.network_names == ATLAS.labels
+
+
+@torch.no_grad()
+def test_minimal_reads_all_rois_at_once() -> None:
+    torch.manual_seed(0)
+    encoder = SemantoksEncoder(ATLAS, dim=32, depth=0, head_dim=16, spatial="minimal")
+    series = torch.randn(1, 15, 20)
+    expected = plain_token(encoder.tokenizer.networks[0], series[0])
+    torch.testing.assert_close(encoder.tokenizer(series)[0, 0, 0], expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_linear_tokenizer_reads_its_network_only() -> None:
+    tokenizer = SemanticTokenizer(ATLAS, 32, 20, tokenization="linear")
+    series = torch.randn(1, 15, 40)
+    cont = tokenizer.networks[1].project
+    expected = cont.weight @ series[0, 5:8, 20:].flatten() + cont.bias
+    torch.testing.assert_close(tokenizer(series)[0, 1, 1], expected)
+
+
+@torch.no_grad()
+def test_pooling() -> None:
+    torch.manual_seed(0)
+    patches = torch.randn(2, 5, 20)
+    read = {p: NetworkTokenizer(5, 32, pooling=p) for p in ("mean", "max", "attention")}
+    for tokenizer in read.values():
+        tokenizer.load_state_dict(read["mean"].state_dict(), strict=False)
+    branches = torch.cat([branch(patches) for branch in read["mean"].branches], 1)
+    largest = F.layer_norm(F.gelu(branches).amax(-1), (32,))
+    torch.testing.assert_close(read["max"](patches), largest)
+    torch.testing.assert_close(read["attention"](patches), read["mean"](patches))
+    read["attention"].attention.weight[3] = 1e5  # now the sample in which this one is largest
+    sample = F.gelu(branches)[0, :, int(F.gelu(branches)[0, 3].argmax())]
+    torch.testing.assert_close(read["attention"](patches)[0], F.layer_norm(sample, (32,)))
+
+
+def test_decay_from_the_first_roi_to_the_last() -> None:
+    long = LongConvolution(3, 1, pieces=2, decay=(1.0, 3.0))
+    with torch.no_grad():
+        for piece in long.pieces:
+            piece.fill_(1)
+        long.norm.fill_(1)
+        long.gain.zero_()
+    first, second = long.weight()[0].flip(-1).split(4, dim=-1)
+    assert first[:, 0].tolist() == [1, 2, 3]
+    assert second[:, 0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"spatial": "maximal"}, "set tokenization = linear"),
+        ({"tokenization": "linear", "pooling": "max"}, "neither pooling nor branches"),
+        ({"branches": [{"kind": "dense", "width": 31}]}, "cannot fill a token of dim = 32"),
+        ({"branches": []}, "widths: none"),
+        ({"branches": [{"kind": "dense", "kernel_size": 4}]}, "odd number of taps"),
+        ({"branches": [{"kind": "dense", "kernel": 3}]}, "Did you mean 'kernel_size'"),
+        ({"branches": [{"kind": "wide"}]}, "must be dense or long"),
+        ({"branches": [{"kind": "long", "pieces": 0}]}, "must be positive"),
+    ],
+)
+def test_alternatives_that_do_not_fit(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        SemantoksEncoder(ATLAS, dim=32, depth=0, head_dim=16, **arguments)
+
+
+def test_network_valid_is_of_the_tokens() -> None:
+    valid = np.ones((2, 15), dtype=bool)
+    valid[1, 5:8] = False
+    assert small().network_valid(valid).tolist() == [[True, True, True], [True, False, True]]
+    whole = SemantoksEncoder(ATLAS, dim=32, depth=0, head_dim=16, spatial="minimal")
+    assert whole.network_valid(valid).tolist() == [[True], [True]]

@@ -43,9 +43,9 @@ def golden(shared: Path) -> Golden:
     )
     for name in ("student", "teacher"):
         branch = getattr(model, name)
-        weights, dead = released_encoder(state, branch=name)
-        assert len(dead) == 200
-        branch.encoder.load_state_dict(weights)
+        released = released_encoder(state, branch.encoder, branch=name)
+        assert len(released.dead) == 200
+        branch.encoder.load_state_dict(released.weights)
         branch.head.load_state_dict(released_head(state, branch=name))
     return Golden(np.load(shared / "golden" / "golden.npz"), model.eval())
 

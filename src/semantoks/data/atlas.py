@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -19,13 +19,19 @@ from semantoks.errors import InputError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
+_REFERENCE: Final = "schaefer400-tian3-buckner7.tsv"
 BUILT_IN: Final = {
-    "schaefer400-tian3-buckner7": ("schaefer400-tian3-buckner7.tsv", 457),
-    "schaefer400-tian3": ("schaefer400-tian3-buckner7.tsv", 450),
-    "schaefer400": ("schaefer400-tian3-buckner7.tsv", 400),
-    "cc200": ("cc200.tsv", 200),
+    "schaefer400-tian3-buckner7": (_REFERENCE, 457, "network"),
+    "schaefer400-tian3": (_REFERENCE, 450, "network"),
+    "schaefer400": (_REFERENCE, 400, "network"),
+    "schaefer400-17networks-tian3-buckner7": (_REFERENCE, 457, "network17"),
+    "schaefer400-17networks-tian3": (_REFERENCE, 450, "network17"),
+    "schaefer400-17networks": (_REFERENCE, 400, "network17"),
+    "cc200": ("cc200.tsv", 200, "network"),
 }
-"""Built-in atlases: name -> (table, number of its first rows that belong to the atlas)."""
+"""Built-in atlases: name -> (table, number of its first rows that belong to the atlas, column of
+the networks). Those with 17 networks have the ROIs of the others, in the same order and under the
+same labels: only what is a network differs (source: PennLINC AtlasPack)."""
 
 _REQUIRED = ("label", "network")
 _MISSING = frozenset({"", "n/a", "na", "nan"})
@@ -106,9 +112,9 @@ class Atlas:
         Parameters
         ----------
         name_or_table : str or path
-            "schaefer400-tian3-buckner7" (the reference), "schaefer400-tian3", "schaefer400",
-            "cc200", or a file with the columns label and network and, if known, hemisphere, x, y,
-            z (MNI, mm) and value.
+            "schaefer400-tian3-buckner7" (the reference), "schaefer400-tian3", "schaefer400", each
+            with "-17networks" behind "schaefer400" too; "cc200"; or a file with the columns label
+            and network and, if known, hemisphere, x, y, z (MNI, mm) and value.
 
         Returns
         -------
@@ -126,10 +132,11 @@ class Atlas:
         'Vis'
         """
         if str(name_or_table) in BUILT_IN:
-            file, n = BUILT_IN[str(name_or_table)]
+            file, n, networks = BUILT_IN[str(name_or_table)]
             path = resources.files("semantoks.data") / "atlases" / file
             with path.open(encoding="utf-8") as stream:
-                return cls.from_table(_read_table(stream, "\t").iloc[:n], name=str(name_or_table))
+                table = _read_table(stream, "\t").iloc[:n]
+            return cls.from_table(table.assign(network=table[networks]), name=str(name_or_table))
         path = Path(name_or_table)
         if path.suffix not in {".tsv", ".csv"}:
             raise InputError(
@@ -222,6 +229,29 @@ class Atlas:
         labels = tuple(f"{net}_{i + 1}" for net, size in sizes.items() for i in range(size))
         networks = tuple(net for net, size in sizes.items() for _ in range(size))
         return cls(name, labels, networks, ("",) * len(labels), np.full((len(labels), 3), np.nan))
+
+    def with_networks(self, networks: Sequence[str], *, name: str) -> Atlas:
+        """Group the same ROIs otherwise.
+
+        Parameters
+        ----------
+        networks : sequence of str
+            The network of each ROI.
+        name : str
+            Name of the new atlas.
+
+        Returns
+        -------
+        Atlas
+            ROIs in the same order, under the same labels.
+
+        Examples
+        --------
+        >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 1})
+        >>> atlas.with_networks(["a", "a", "a"], name="one").network_sizes
+        (3,)
+        """
+        return replace(self, name=name, networks=tuple(networks))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +14,17 @@ from torch import Tensor, nn
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape, read_branch
 from semantoks.model.layers import Block, patch_positions
-from semantoks.model.tokenizer import SemanticTokenizer
+from semantoks.model.tokenizer import (
+    Pooling,
+    RoiTokenizer,
+    SemanticTokenizer,
+    Spatial,
+    Tokenization,
+    check_tokenization,
+    token_atlas,
+)
 
 
 class Encoding(NamedTuple):
@@ -51,7 +62,17 @@ class SemantoksEncoder(nn.Module):
     mlp_ratio : int
         Hidden width of a block over `dim`.
     layer_scale : float
-        Gain of every branch at the beginning.
+        Gain of both sides of a block at the beginning.
+    spatial : {"networks", "maximal", "minimal"}
+        What a token stands for: a network, every ROI on its own, or the whole brain. Tokens have
+        the networks of `token_atlas` on their network axis.
+    tokenization : {"semantic", "linear"}
+        How a patch becomes a token: by convolutions a network, or by a linear projection, which
+        ROIs share if `spatial` is maximal.
+    pooling : {"mean", "max", "attention"}
+        What a semantic tokenizer keeps of the samples of a patch.
+    branches : sequence of DenseBranch, LongBranch or mapping
+        What a semantic tokenizer listens with.
 
     Raises
     ------
@@ -83,14 +104,32 @@ class SemantoksEncoder(nn.Module):
         patch: int = 20,
         mlp_ratio: int = 4,
         layer_scale: float = 0.1,
+        spatial: Spatial = "networks",
+        tokenization: Tokenization = "semantic",
+        pooling: Pooling = "mean",
+        branches: Sequence[BranchShape | Mapping[str, Any]] = REFERENCE_BRANCHES,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, head_dim=head_dim, window=window, patch=patch)
+        self.branches = tuple(read_branch(branch) for branch in branches)
+        self.spatial, self.tokenization, self.pooling = spatial, tokenization, pooling
+        check_tokenization(
+            dim=dim,
+            spatial=spatial,
+            tokenization=tokenization,
+            pooling=pooling,
+            branches=self.branches,
+        )
         self.atlas, self.dim, self.depth = atlas, dim, depth
         self.head_dim, self.window, self.patch = head_dim, window, patch
         self.mlp_ratio, self.layer_scale = mlp_ratio, layer_scale
-        self.tokenizer = SemanticTokenizer(atlas, dim, patch)
-        self.network_position = nn.Parameter(torch.randn(len(atlas.network_names), dim) * 0.02)
+        self.token_atlas = token_atlas(atlas, spatial)
+        # What the folder of a loaded model says: how series are prepared, and its origin.
+        self.preprocessing: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
+        self.tokenizer = self._make_tokenizer()
+        networks = len(self.token_atlas.network_names)
+        self.network_position = nn.Parameter(torch.randn(networks, dim) * 0.02)
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
         self.cls_token = nn.Parameter(torch.randn(dim) * 0.02)
         self.blocks = nn.ModuleList(
@@ -101,8 +140,10 @@ class SemantoksEncoder(nn.Module):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments, beside the atlas, that make an encoder of the same shape."""
-        names = ("dim", "depth", "head_dim", "window", "patch", "mlp_ratio", "layer_scale")
-        return {name: getattr(self, name) for name in names}
+        sizes = ("dim", "depth", "head_dim", "window", "patch", "mlp_ratio", "layer_scale")
+        names = (*sizes, "spatial", "tokenization", "pooling")
+        arguments = {name: getattr(self, name) for name in names}
+        return arguments | {"branches": [dataclasses.asdict(branch) for branch in self.branches]}
 
     def forward(
         self,
@@ -163,6 +204,35 @@ class SemantoksEncoder(nn.Module):
         x = self.norm(x)
         return Encoding(x[:, 0], x[:, 1:].unflatten(1, (networks, patches)))
 
+    def network_valid(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say for which places on the network axis of the tokens a scan has usable ROIs.
+
+        Parameters
+        ----------
+        valid : ndarray of shape (batch, roi)
+            False where a ROI of a scan is flat or missing.
+
+        Returns
+        -------
+        ndarray of shape (batch, network)
+            False where no ROI of a network is usable.
+        """
+        indices = self.token_atlas.network_indices
+        return np.stack([valid[:, rois].any(axis=1) for rois in indices], axis=1)
+
+    def _make_tokenizer(self) -> SemanticTokenizer | RoiTokenizer:
+        """Make what turns windows into tokens."""
+        if self.spatial == "maximal":
+            return RoiTokenizer(self.dim, self.patch)
+        return SemanticTokenizer(
+            self.token_atlas,
+            self.dim,
+            self.patch,
+            tokenization=self.tokenization,
+            branches=self.branches,
+            pooling=self.pooling,
+        )
+
     def _check(self, series: Tensor, mask: Tensor | None) -> None:
         """Refuse shapes that do not fit the atlas and the patch."""
         if series.ndim != 3 or series.shape[1] != len(self.atlas):
@@ -176,7 +246,7 @@ class SemantoksEncoder(nn.Module):
                 f"a window must hold whole patches of {self.patch} samples, but has {time}; cut it "
                 f"to {max(time // self.patch, 1) * self.patch}."
             )
-        lattice = (series.shape[0], len(self.atlas.network_names), time // self.patch)
+        lattice = (series.shape[0], len(self.network_position), time // self.patch)
         if mask is not None and (mask.shape != lattice or mask.dtype != torch.bool):
             raise InputError(
                 f"the mask must be boolean of shape (batch, network, patch) = {lattice}, but is "

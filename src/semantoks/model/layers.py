@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-PIECES: Final = 3
-"""Pieces that a long kernel is joined from; piece s is stretched by 2^max(s - 1, 0)."""
-
 
 class LongConvolution(nn.Module):
     """Depthwise convolution with long, structured kernels.
 
-    A kernel is three learned pieces, stretched by 1, 1 and 2, scaled by 4, 2 and 1, joined, and
-    divided by the L2 norm that it had at initialisation: k = concat(4 w₀, 2 w₁, up(w₂)) / |k₀|.
-    The output of channel c and kernel j is y = k_jc * x_c + g_jc x_c.
+    A kernel is joined from learned pieces. Piece s of S is stretched by 2^max(s - 1, 0) and scaled
+    by decay^(S - 1 - s); the whole is divided by the L2 norm that it had at initialisation. In the
+    paper: k = concat(4 w₀, 2 w₁, up(w₂)) / |k₀|. The output of channel c and kernel j is
+    y = k_jc * x_c + g_jc x_c.
 
     Parameters
     ----------
@@ -30,24 +27,37 @@ class LongConvolution(nn.Module):
         Kernels a channel.
     taps : int
         Learned taps a piece.
-    decay : float
-        How much larger each piece is than the one after it.
+    pieces : int
+        Pieces a kernel.
+    decay : pair of float
+        How much larger each piece is than the one after it: from the first channel to the last.
     """
 
-    def __init__(self, channels: int, kernels: int, *, taps: int = 4, decay: float = 2.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernels: int,
+        *,
+        taps: int = 4,
+        pieces: int = 3,
+        decay: tuple[float, float] = (2.0, 2.0),
+    ) -> None:
         super().__init__()
-        self.decay = decay
         self.pieces = nn.ParameterList(
-            nn.Parameter(torch.randn(kernels, channels, taps)) for _ in range(PIECES)
+            nn.Parameter(torch.randn(kernels, channels, taps)) for _ in range(pieces)
         )
         self.gain = nn.Parameter(torch.randn(kernels, channels))
+        self.scales: Tensor
+        powers = torch.arange(pieces - 1, -1, -1, dtype=torch.float32)[:, None, None]
+        scales = torch.linspace(*decay, channels)[:, None] ** powers
+        self.register_buffer("scales", scales, persistent=False)
         self.norm: Tensor
         self.register_buffer("norm", self._joined().detach().norm(dim=-1, keepdim=True))
 
     def _joined(self) -> Tensor:
         """Stretch, scale and join the pieces: (kernel, channel, taps)."""
         stretched = [
-            piece.repeat_interleave(2 ** max(s - 1, 0), dim=-1) * self.decay ** (PIECES - 1 - s)
+            piece.repeat_interleave(2 ** max(s - 1, 0), dim=-1) * self.scales[s]
             for s, piece in enumerate(self.pieces)
         ]
         return torch.cat(stretched, dim=-1)

@@ -3,90 +3,128 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from semantoks.errors import InputError
+from semantoks.errors import InputError, nearest
+from semantoks.model.branches import LongBranch
+from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.layers import patch_positions
 
-_BLOCK: Final = {
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "ls1.gamma": "scale1.gain",
-    "ls2.gamma": "scale2.gain",
-    "mlp.3": "mlp.2",
-}
-_TOKENIZER: Final = {
-    "branches.0.": "dense.",
-    "branches.1.slconv.kernel_list.": "long.pieces.",
-    "branches.1.slconv.D": "long.gain",
-    "branches.1.slconv.kernel_norm": "long.norm",
-    "branches.1.projection.": "project.",
-    "norm.": "norm.",
-}
+Branch = Literal["teacher", "student"]
+"""The two encoders of a checkpoint."""
+
+PARTS: Final = tuple(
+    f"{branch}_{part}."
+    for branch in ("teacher", "student")
+    for part in ("encoder", "predictor", "mask_predictor")
+)
+"""What the keys of a checkpoint begin with."""
+_TRANSFORMER: Final = "inter_network_transformer."
 _SINGLE: Final = {
-    "inter_network_transformer.cls_token": "cls_token",
-    "inter_network_transformer.mask_embedding": "mask_token",
-    "inter_network_transformer.network_learnable_pos_embedding.weight": "network_position",
+    "cls_token": _TRANSFORMER + "cls_token",
+    "mask_token": _TRANSFORMER + "mask_embedding",
+    "network_position": _TRANSFORMER + "network_learnable_pos_embedding.weight",
     "norm.weight": "norm.weight",
     "norm.bias": "norm.bias",
 }
-# Recomputed here, or constant: the decay of the long kernels, the flag of their stored norm and
-# the sin-cos positions of patches.
-_DERIVED: Final = re.compile(
-    r"slconv\.(multiplier|kernel_norm_initialized)$|\.temporal_pos_embedding$"
-)
+_BLOCK: Final = {
+    "attention.qkv": "attn.qkv",
+    "attention.out": "attn.proj",
+    "scale1.gain": "ls1.gamma",
+    "scale2.gain": "ls2.gamma",
+    "mlp.2": "mlp.3",
+}
+_LONG: Final = {
+    "long.pieces.": "slconv.kernel_list.",
+    "long.gain": "slconv.D",
+    "long.norm": "slconv.kernel_norm",
+    "project.": "projection.",
+}
+# Never used: a LayerNorm inside the transformer (and tokenizers of further atlases, below).
+_DEAD: Final = frozenset(_TRANSFORMER + name for name in ("norm.weight", "norm.bias"))
+_POSITIONS: Final = _TRANSFORMER + "temporal_pos_embedding"
+_FLAG: Final = ".slconv.kernel_norm_initialized"
+_NORM: Final = ".slconv.kernel_norm"
+_DECAY: Final = ".slconv.multiplier"
+
+
+class ReleasedWeights(NamedTuple):
+    """The weights of one encoder of a released checkpoint.
+
+    Parameters
+    ----------
+    weights : dict of str to Tensor
+        What `SemantoksEncoder.load_state_dict` takes.
+    dead : dict of str to int
+        What was never used and is left behind, by its released key, with its number of parameters
+        (none for stored norms): the tokenizers that are stored again for every atlas after the
+        first, and a LayerNorm inside the transformer.
+    """
+
+    weights: dict[str, Tensor]
+    dead: dict[str, int]
 
 
 def released_encoder(
-    state: Mapping[str, Tensor], *, branch: Literal["teacher", "student"] = "teacher"
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    state: Mapping[str, Tensor],
+    encoder: SemantoksEncoder,
+    *,
+    branch: Branch = "teacher",
+    order: Sequence[int] | None = None,
+) -> ReleasedWeights:
     """Translate the encoder of a released checkpoint.
 
     Parameters
     ----------
     state : mapping of str to Tensor
         ``model_state_dict`` of a checkpoint of the released code.
+    encoder : SemantoksEncoder
+        The architecture.
     branch : {"teacher", "student"}
         Which of the two encoders.
+    order : sequence of int, optional
+        The released number of each of the encoder's networks; the same order by default.
 
     Returns
     -------
-    weights : dict of str to Tensor
-        What `SemantoksEncoder.load_state_dict` takes.
-    dead : tuple of str
-        Parameters that were never used and are left behind: the tokenizers that are stored again
-        for every atlas after the first, and a LayerNorm inside the transformer.
+    ReleasedWeights
+        Weights under the names that they have here, and what is left behind.
 
     Raises
     ------
     InputError
-        If a key is not known.
+        If a key is missing or not known, or a shape or a stored constant is another.
     """
     prefix = f"{branch}_encoder."
-    encoder = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if not encoder:
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not found:
         raise InputError(f"the checkpoint has no keys that begin with {prefix!r}.")
-    atlases = [k.split(".")[1] for k in encoder if k.startswith("network_tokenizers.")]
-    live = atlases[0] if atlases else ""
-    weights, dead = {}, []
-    for key, value in encoder.items():
-        if _DERIVED.search(key):
-            continue
-        if key.startswith("inter_network_transformer.norm.") or (
-            key.startswith("network_tokenizers.") and key.split(".")[1] != live
-        ):
-            dead.append(prefix + key)
-            continue
-        name = _encoder_name(key)
-        weights[name] = value.reshape(-1) if name in {"cls_token", "mask_token"} else value
-    return weights, tuple(dead)
+    places = range(len(encoder.network_position)) if order is None else order
+    live = next((_atlas_of(key) for key in found if _atlas_of(key)), "")
+    shapes = {name: value.shape for name, value in encoder.state_dict().items()}
+    names = {name: _released_name(name, live, places) for name in shapes}
+    if encoder.spatial == "maximal":
+        names |= _shared_projection(found, encoder)
+    constants = _constants(found, encoder, live, places)
+    used = {*names.values()}
+    dead = {key for key in found if key in _DEAD or _live_twin(key, live) in used}
+    spare = {key for key in found if _live_twin(key, live) in constants}
+    check_keys(found, required=used, allowed=used | dead | constants | spare, prefix=prefix)
+    weights = {name: _shaped(found, names[name], shapes[name], prefix) for name in names}
+    weights["network_position"] = weights["network_position"][list(places)]
+    dropped = {
+        prefix + key: 0 if key.endswith(_NORM) else value.numel()
+        for key, value in found.items()
+        if key in dead
+    }
+    return ReleasedWeights(weights, dropped)
 
 
-def released_head(
-    state: Mapping[str, Tensor], *, branch: Literal["teacher", "student"] = "teacher"
-) -> dict[str, Tensor]:
+def released_head(state: Mapping[str, Tensor], *, branch: Branch = "teacher") -> dict[str, Tensor]:
     """Translate the head of a released checkpoint.
 
     Parameters
@@ -105,17 +143,143 @@ def released_head(
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _encoder_name(key: str) -> str:
-    """Translate the name of one parameter of the encoder."""
-    if key in _SINGLE:
-        return _SINGLE[key]
-    if block := re.fullmatch(r"inter_network_transformer\.transformer_blocks\.(\d+)\.(.+)", key):
-        name = block[2]
-        for old, new in _BLOCK.items():
-            name = name.replace(old, new)
-        return f"blocks.{block[1]}.{name}"
-    if network := re.fullmatch(r"network_tokenizers\.\w+\.(\d+)\.(.+)", key):
-        for old, new in _TOKENIZER.items():
-            if network[2].startswith(old):
-                return f"tokenizer.networks.{network[1]}.{new}{network[2].removeprefix(old)}"
-    raise InputError(f"the released format has no parameter {key!r}; the file is another model's.")
+def check_keys(
+    found: Mapping[str, Tensor], *, required: Iterable[str], allowed: Iterable[str], prefix: str
+) -> None:
+    """Refuse keys that are missing or not known.
+
+    Parameters
+    ----------
+    found : mapping of str to Tensor
+        What the checkpoint holds.
+    required, allowed : iterable of str
+        What it must hold, and what it may hold.
+    prefix : str
+        What stands before these keys in the checkpoint.
+
+    Raises
+    ------
+    InputError
+        If a key is missing or not known.
+    """
+    unknown = [key for key in found if key not in {*allowed}]
+    missing = [key for key in required if key not in found]
+    if unknown:
+        raise InputError(
+            f"the released format has no parameter {_listed(unknown, prefix)} in this "
+            f"architecture; the checkpoint or its configuration is another model's."
+            + nearest(unknown[0], missing)
+        )
+    if missing:
+        raise InputError(
+            f"the checkpoint lacks {_listed(missing, prefix)}; it is not whole, or its "
+            "configuration is another model's."
+        )
+
+
+def _released_name(name: str, live: str, order: Sequence[int]) -> str:
+    """Translate the name of one weight into the released one, without its prefix."""
+    if name in _SINGLE:
+        return _SINGLE[name]
+    if block := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
+        return f"{_TRANSFORMER}transformer_blocks.{block[1]}.{_replaced(block[2], _BLOCK)}"
+    if network := re.fullmatch(r"tokenizer\.networks\.(\d+)\.((?:branches\.\d+\.)?)(.+)", name):
+        number = order[int(network[1])]
+        return f"network_tokenizers.{live}.{number}.{network[2]}{_replaced(network[3], _LONG)}"
+    return name
+
+
+def _replaced(name: str, names: Mapping[str, str]) -> str:
+    """Replace the first of some names that a name begins with."""
+    for old, new in names.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _atlas_of(key: str) -> str:
+    """Return the atlas that a tokenizer's key names."""
+    parts = key.split(".")
+    return parts[1] if parts[0] == "network_tokenizers" and len(parts) > 2 else ""
+
+
+def _live_twin(key: str, live: str) -> str:
+    """Return what a tokenizer's key is called in the set that is used."""
+    atlas = _atlas_of(key)
+    return key.replace(f".{atlas}.", f".{live}.", 1) if atlas not in ("", live) else ""
+
+
+def _shared_projection(found: Mapping[str, Tensor], encoder: SemantoksEncoder) -> dict[str, str]:
+    """Find the one projection that all ROIs share, by its shape: its name is not documented."""
+    shape = (encoder.dim, encoder.patch)
+    fitting = [k for k, v in found.items() if k.endswith(".weight") and tuple(v.shape) == shape]
+    if len(fitting) != 1:
+        raise InputError(
+            f"the checkpoint is of the maximal spatial mode, but {len(fitting)} of its weights "
+            f"have the shape {shape} of the projection that ROIs share, instead of one; it cannot "
+            "be told which to use."
+        )
+    return {
+        "tokenizer.project.weight": fitting[0],
+        "tokenizer.project.bias": fitting[0].removesuffix("weight") + "bias",
+    }
+
+
+def _constants(
+    found: Mapping[str, Tensor], encoder: SemantoksEncoder, live: str, order: Sequence[int]
+) -> set[str]:
+    """Name what is computed anew here, after comparing it with what is stored."""
+    names = {_POSITIONS}
+    patches = encoder.window // encoder.patch
+    _compare(found, _POSITIONS, patch_positions(patches, encoder.dim))
+    if encoder.spatial == "maximal" or encoder.tokenization == "linear":
+        return names
+    for network, size in zip(order, encoder.token_atlas.network_sizes, strict=True):
+        for number, branch in enumerate(encoder.branches):
+            if isinstance(branch, LongBranch):
+                key = f"network_tokenizers.{live}.{network}.branches.{number}"
+                _compare(found, key + _DECAY, torch.linspace(*_decay(branch), size))
+                names |= {key + _DECAY, key + _FLAG}
+    return names
+
+
+def _decay(branch: LongBranch) -> tuple[float, float]:
+    """Return the decay of the first and of the last ROI."""
+    return branch.decay_min, branch.decay_max
+
+
+def _compare(found: Mapping[str, Tensor], key: str, computed: Tensor) -> None:
+    """Refuse a stored constant that is another than ours."""
+    if key not in found:
+        return
+    stored = found[key].float()
+    if stored.numel() != computed.numel() or (
+        (stored.reshape(computed.shape) - computed).abs().max() > 1e-5
+    ):
+        raise InputError(
+            f"the constant {key!r} of the checkpoint (shape {tuple(stored.shape)}) is not what its "
+            f"configuration makes it (shape {tuple(computed.shape)}); give the configuration of "
+            "this training run by --config, or the atlas by --atlas."
+        )
+
+
+def _shaped(found: Mapping[str, Tensor], key: str, shape: Sequence[int], prefix: str) -> Tensor:
+    """Return a weight in the shape that it has here."""
+    value = found[key]
+    if key in (_SINGLE["cls_token"], _SINGLE["mask_token"]) and value.numel() == shape[0]:
+        value = value.reshape(-1)
+    if tuple(value.shape) != tuple(shape):
+        raise InputError(
+            f"{prefix + key!r} of the checkpoint has the shape {tuple(value.shape)}, but its "
+            f"configuration and the atlas ask for {tuple(shape)}. Give the configuration of this "
+            "training run by --config and its network map by --atlas."
+        )
+    if not value.is_floating_point() or not bool(value.isfinite().all()):
+        raise InputError(f"{prefix + key!r} of the checkpoint holds values that are no numbers.")
+    return value.float()
+
+
+def _listed(keys: Sequence[str], prefix: str) -> str:
+    """Name some keys."""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(repr(prefix + key) for key in keys[:5]) + more

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,32 +11,51 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semantoks.data.atlas import Atlas
-from semantoks.model.layers import LongConvolution
+from semantoks.errors import ConfigurationError
+from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape, branch_widths
+
+Spatial = Literal["networks", "maximal", "minimal"]
+"""What a token stands for: a network, every ROI on its own, or the whole brain."""
+Tokenization = Literal["semantic", "linear"]
+"""How a patch becomes a token: by convolutions, or by one linear projection."""
+Pooling = Literal["mean", "max", "attention"]
+"""How the samples of a patch become one token."""
 
 
 class NetworkTokenizer(nn.Module):
     """Read one patch of one network as one vector.
 
-    token = LayerNorm(mean over time of GELU([dense(x), project(long(x))])): a dense convolution
-    over all ROIs of the network beside long convolutions of every ROI on its own.
+    token = LayerNorm(pool over time of GELU([branch(x) for every branch])); in the paper, the mean
+    of a dense convolution over all ROIs of the network beside long convolutions of every ROI on its
+    own.
 
     Parameters
     ----------
     rois : int
         Number of ROIs of the network.
     dim : int
-        Width of the token, even; each branch gives half of it.
-    kernel_size : int
-        Taps of the dense convolution, odd.
+        Width of the token.
+    branches : sequence of DenseBranch or LongBranch
+        What listens; their outputs are joined in this order.
+    pooling : {"mean", "max", "attention"}
+        What is kept of the samples.
     """
 
-    def __init__(self, rois: int, dim: int, *, kernel_size: int = 3) -> None:
+    def __init__(
+        self,
+        rois: int,
+        dim: int,
+        *,
+        branches: Sequence[BranchShape] = REFERENCE_BRANCHES,
+        pooling: Pooling = "mean",
+    ) -> None:
         super().__init__()
-        half = dim // 2
-        kernels = math.ceil(half / rois)
-        self.dense = nn.Conv1d(rois, half, kernel_size, padding="same")
-        self.long = LongConvolution(rois, kernels)
-        self.project = nn.Linear(rois * kernels, half)
+        widths = branch_widths(branches, dim)
+        self.branches = nn.ModuleList(
+            branch.build(rois, width) for branch, width in zip(branches, widths, strict=True)
+        )
+        self.pooling = pooling
+        self.attention = AttentionPool(dim) if pooling == "attention" else None
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, patches: Float[Tensor, "batch roi time"]) -> Float[Tensor, "batch dim"]:
@@ -51,15 +71,49 @@ class NetworkTokenizer(nn.Module):
         Tensor of shape (batch, dim)
             One token a patch.
         """
-        # Long convolution and projection are both linear: as one dense convolution they need no
-        # depthwise pass and no (roi * kernel, time) array in between.
-        long = self.long.weight()
-        mixing = self.project.weight.view(-1, long.shape[1], long.shape[0])
-        weight = torch.einsum("ock,kct->oct", mixing, long)
-        padded = F.pad(patches, self.long.padding)
-        structured = F.conv1d(padded, weight, self.project.bias)
-        both = torch.cat([self.dense(patches), structured], dim=1)
-        token: Tensor = self.norm(F.gelu(both).mean(dim=-1))
+        joined = torch.cat([branch(patches) for branch in self.branches], dim=1)
+        token: Tensor = self.norm(self._pool(F.gelu(joined)))
+        return token
+
+    def _pool(self, x: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim"]:
+        """Make one vector of the samples of a patch."""
+        if self.attention is not None:
+            pooled: Tensor = self.attention(x)
+            return pooled
+        return x.mean(dim=-1) if self.pooling == "mean" else x.amax(dim=-1)
+
+
+class LinearTokenizer(nn.Module):
+    """Project one patch of one network onto one vector: the ablation of the semantic tokenizer.
+
+    Parameters
+    ----------
+    rois : int
+        Number of ROIs of the network.
+    dim : int
+        Width of the token.
+    patch : int
+        Samples a patch.
+    """
+
+    def __init__(self, rois: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(rois * patch, dim)
+
+    def forward(self, patches: Float[Tensor, "batch roi time"]) -> Float[Tensor, "batch dim"]:
+        """Project every patch on its own.
+
+        Parameters
+        ----------
+        patches : Tensor of shape (batch, roi, time)
+            Patches.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim)
+            One token a patch.
+        """
+        token: Tensor = self.project(patches.flatten(1))
         return token
 
 
@@ -74,12 +128,32 @@ class SemanticTokenizer(nn.Module):
         Width of a token, even.
     patch : int
         Samples a patch.
+    tokenization : {"semantic", "linear"}
+        How a patch becomes a token.
+    branches : sequence of DenseBranch or LongBranch
+        What a semantic tokenizer listens with.
+    pooling : {"mean", "max", "attention"}
+        What a semantic tokenizer keeps of the samples.
     """
 
-    def __init__(self, atlas: Atlas, dim: int, patch: int) -> None:
+    def __init__(
+        self,
+        atlas: Atlas,
+        dim: int,
+        patch: int,
+        *,
+        tokenization: Tokenization = "semantic",
+        branches: Sequence[BranchShape] = REFERENCE_BRANCHES,
+        pooling: Pooling = "mean",
+    ) -> None:
         super().__init__()
         self.patch = patch
-        self.networks = nn.ModuleList(NetworkTokenizer(size, dim) for size in atlas.network_sizes)
+        self.networks = nn.ModuleList(
+            LinearTokenizer(size, dim, patch)
+            if tokenization == "linear"
+            else NetworkTokenizer(size, dim, branches=branches, pooling=pooling)
+            for size in atlas.network_sizes
+        )
         # A network's ROIs need not stand together: gathered once, every network is a slice.
         order = torch.cat([torch.as_tensor(indices) for indices in atlas.network_indices])
         self.sizes = list(atlas.network_sizes)
@@ -111,3 +185,142 @@ class SemanticTokenizer(nn.Module):
             [read(part) for read, part in zip(self.networks, parts, strict=True)], dim=1
         )
         return tokens.view(batch, -1, *tokens.shape[1:]).transpose(1, 2)
+
+
+class RoiTokenizer(nn.Module):
+    """Turn windows into a lattice of tokens, one a ROI and patch, by one shared projection.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    patch : int
+        Samples a patch.
+    """
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.project = nn.Linear(patch, dim)
+
+    def forward(
+        self, series: Float[Tensor, "batch roi time"]
+    ) -> Float[Tensor, "batch roi patch dim"]:
+        """Project every patch of every ROI on its own.
+
+        Parameters
+        ----------
+        series : Tensor of shape (batch, roi, time)
+            Standardized windows; time is a multiple of the patch.
+
+        Returns
+        -------
+        Tensor of shape (batch, roi, patch, dim)
+            Tokens.
+        """
+        batch, rois, time = series.shape
+        patches = series.reshape(batch, rois, time // self.patch, self.patch)
+        tokens: Tensor = self.project(patches)
+        return tokens
+
+
+class AttentionPool(nn.Module):
+    """A weighted mean over the samples of a patch: Σ_t softmax_t(w · x_t) x_t.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # All samples count the same at first; a bias would cancel in the softmax.
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim"]:
+        """Weigh and average.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, dim, time)
+            Samples.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim)
+            One vector a patch.
+        """
+        share = torch.softmax(self.weight @ x, dim=-1)
+        return (x * share[:, None]).sum(dim=-1)
+
+
+def token_atlas(atlas: Atlas, spatial: Spatial) -> Atlas:
+    """Group ROIs into what a token stands for.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Order of the ROIs and the network of each.
+    spatial : {"networks", "maximal", "minimal"}
+        A token a network, a ROI, or one for the whole brain.
+
+    Returns
+    -------
+    Atlas
+        The same ROIs; its networks are what tokens stand for.
+
+    Examples
+    --------
+    >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 1})
+    >>> token_atlas(atlas, "maximal").network_names
+    ('Vis_1', 'Vis_2', 'Default_1')
+    >>> token_atlas(atlas, "minimal").network_sizes
+    (3,)
+    """
+    if spatial == "networks":
+        return atlas
+    groups = atlas.labels if spatial == "maximal" else ("Brain",) * len(atlas)
+    return atlas.with_networks(groups, name=f"{atlas.name} ({spatial})")
+
+
+def check_tokenization(
+    *,
+    dim: int,
+    spatial: Spatial,
+    tokenization: Tokenization,
+    pooling: Pooling,
+    branches: Sequence[BranchShape],
+) -> None:
+    """Refuse choices for the tokenizer that do not fit together.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    spatial : {"networks", "maximal", "minimal"}
+        What a token stands for.
+    tokenization : {"semantic", "linear"}
+        How a patch becomes a token.
+    pooling : {"mean", "max", "attention"}
+        What a semantic tokenizer keeps of the samples.
+    branches : sequence of DenseBranch or LongBranch
+        What a semantic tokenizer listens with.
+
+    Raises
+    ------
+    ConfigurationError
+        If a choice would have no effect, or branches cannot fill a token.
+    """
+    if spatial == "maximal" and tokenization != "linear":
+        raise ConfigurationError(
+            "spatial = maximal gives every ROI its own token by one shared linear projection; set "
+            "tokenization = linear too."
+        )
+    if tokenization == "linear":
+        if pooling != "mean" or tuple(branches) != REFERENCE_BRANCHES:
+            raise ConfigurationError(
+                "tokenization = linear has neither pooling nor branches; leave them as they are."
+            )
+    else:
+        branch_widths(branches, dim)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from semantoks.errors import ConfigurationError, nearest
+from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape
 from semantoks.model.encoder import check_sizes
+from semantoks.model.tokenizer import Pooling, Spatial, Tokenization, check_tokenization
 
 
 class _Section(BaseModel):
@@ -22,7 +24,8 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """Shape of the encoder and of the head.
 
-    The first seven are the arguments of `SemantoksEncoder`, the others those of `Head`.
+    Those that begin with projection are the arguments of `Head`, the others those of
+    `SemantoksEncoder`.
     """
 
     dim: int = Field(768, ge=2, description="width of a token")
@@ -31,7 +34,13 @@ class ModelConfig(_Section):
     window: int = Field(100, ge=1, description="samples in a window")
     patch: int = Field(20, ge=1, description="samples in a patch")
     mlp_ratio: int = Field(4, ge=1, description="hidden width of a block over dim")
-    layer_scale: float = Field(0.1, gt=0, description="gain of a branch at the beginning")
+    layer_scale: float = Field(0.1, gt=0, description="gain of a block's sides at the beginning")
+    spatial: Spatial = Field("networks", description="what a token stands for")
+    tokenization: Tokenization = Field("semantic", description="how a patch becomes a token")
+    pooling: Pooling = Field("mean", description="what a token keeps of its samples")
+    branches: tuple[Annotated[BranchShape, Field(discriminator="kind")], ...] = Field(
+        REFERENCE_BRANCHES, description="what a semantic tokenizer listens with"
+    )
     projection_hidden_dim: int = Field(1024, ge=1, description="width of the head's hidden layers")
     projection_dim: int = Field(128, ge=2, description="width of the head's output")
     projection_hidden_layers: int = Field(1, ge=0, description="hidden layers of the head")
@@ -39,6 +48,13 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:
         check_sizes(dim=self.dim, head_dim=self.head_dim, window=self.window, patch=self.patch)
+        check_tokenization(
+            dim=self.dim,
+            spatial=self.spatial,
+            tokenization=self.tokenization,
+            pooling=self.pooling,
+            branches=self.branches,
+        )
         return self
 
     def encoder_arguments(self) -> dict[str, Any]:
@@ -49,9 +65,7 @@ class ModelConfig(_Section):
         dict
             Arguments by name.
         """
-        return self.model_dump(
-            exclude={"projection_hidden_dim", "projection_dim", "projection_hidden_layers"}
-        )
+        return {name: value for name, value in self if not name.startswith("projection_")}
 
 
 class ViewsConfig(_Section):
@@ -101,6 +115,15 @@ class OptimizationConfig(_Section):
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     teacher_momentum: float = Field(0.99, ge=0, le=1, description="at the beginning; 1 at the end")
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> OptimizationConfig:
+        if 0 < self.epochs <= self.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} leaves nothing of epochs = {self.epochs}; "
+                "set optimization.warmup_epochs too"
+            )
+        return self
 
 
 class LoggingConfig(_Section):
@@ -160,7 +183,11 @@ def tiny() -> Configuration:
             dim=64, depth=2, head_dim=32, projection_hidden_dim=256, projection_dim=64
         ),
         optimization=OptimizationConfig(
-            epochs=30, batch_size=32, learning_rate=4e-3, warmup_epochs=2
+            epochs=30,
+            batch_size=32,
+            learning_rate=4e-3,
+            warmup_epochs=2,
+            teacher_momentum=0.9,  # 150 steps are too few for the paper's teacher to follow
         ),
         logging=LoggingConfig(steps=2),
     )

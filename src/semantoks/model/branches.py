@@ -1,0 +1,256 @@
+"""What a network's tokenizer listens with: dense and long convolutions side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semantoks.errors import ConfigurationError, nearest
+from semantoks.model.layers import LongConvolution
+
+_STRICT: Final = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class DenseBranch:
+    """Shape of a convolution over all ROIs of a network.
+
+    Parameters
+    ----------
+    kind : "dense"
+        Tells the branches of a configuration apart.
+    kernel_size : int
+        Taps, odd.
+    width : int, optional
+        Output channels; by default an equal share of what the other branches leave of the token.
+
+    Raises
+    ------
+    ConfigurationError
+        If the kernel has no middle.
+    """
+
+    kind: Literal["dense"] = "dense"
+    kernel_size: int = 3
+    width: int | None = None
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigurationError(
+                f"the kernel of a dense branch must have an odd number of taps, but has "
+                f"{self.kernel_size}."
+            )
+
+    def build(self, rois: int, width: int) -> nn.Module:
+        """Make the branch of one network.
+
+        Parameters
+        ----------
+        rois : int
+            ROIs of the network.
+        width : int
+            Output channels.
+
+        Returns
+        -------
+        Module
+            (batch, roi, time) -> (batch, width, time).
+        """
+        return nn.Conv1d(rois, width, self.kernel_size, padding="same")
+
+
+@dataclass(frozen=True)
+class LongBranch:
+    """Shape of long structured convolutions of every ROI on its own, mixed linearly.
+
+    Parameters
+    ----------
+    kind : "long"
+        Tells the branches of a configuration apart.
+    taps : int
+        Learned taps a piece.
+    pieces : int
+        Pieces of a kernel; piece s is stretched by 2^max(s - 1, 0).
+    decay_min, decay_max : float
+        How much larger a piece is than the one after it: from the first ROI to the last.
+    width : int, optional
+        Output channels; by default an equal share of what the other branches leave of the token.
+
+    Raises
+    ------
+    ConfigurationError
+        If taps, pieces or decay are not positive.
+    """
+
+    kind: Literal["long"] = "long"
+    taps: int = 4
+    pieces: int = 3
+    decay_min: float = 2.0
+    decay_max: float = 2.0
+    width: int | None = None
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        if min(self.taps, self.pieces, self.decay_min, self.decay_max) <= 0:
+            raise ConfigurationError(
+                f"taps, pieces and decay of a long branch must be positive, but are {self.taps}, "
+                f"{self.pieces} and {self.decay_min} to {self.decay_max}."
+            )
+
+    def build(self, rois: int, width: int) -> nn.Module:
+        """Make the branch of one network.
+
+        Parameters
+        ----------
+        rois : int
+            ROIs of the network.
+        width : int
+            Output channels.
+
+        Returns
+        -------
+        Module
+            (batch, roi, time) -> (batch, width, time).
+        """
+        long = LongConvolution(
+            rois,
+            math.ceil(width / rois),
+            taps=self.taps,
+            pieces=self.pieces,
+            decay=(self.decay_min, self.decay_max),
+        )
+        return MixedLongConvolution(long, width)
+
+
+BranchShape = DenseBranch | LongBranch
+REFERENCE_BRANCHES: Final[tuple[BranchShape, ...]] = (DenseBranch(), LongBranch())
+"""The branches of the paper: each gives half of a token."""
+
+
+class MixedLongConvolution(nn.Module):
+    """Long convolutions of every ROI, then a linear mixture of all of them.
+
+    Parameters
+    ----------
+    long : LongConvolution
+        The convolutions.
+    width : int
+        Output channels.
+    """
+
+    def __init__(self, long: LongConvolution, width: int) -> None:
+        super().__init__()
+        self.long = long
+        self.project = nn.Linear(long.gain.numel(), width)
+
+    def forward(
+        self, patches: Float[Tensor, "batch roi time"]
+    ) -> Float[Tensor, "batch width time"]:
+        """Convolve and mix.
+
+        Parameters
+        ----------
+        patches : Tensor of shape (batch, roi, time)
+            Patches; what lies beyond their edges counts as zero.
+
+        Returns
+        -------
+        Tensor of shape (batch, width, time)
+            Mixed convolutions.
+        """
+        # Long convolution and projection are both linear: as one dense convolution they need no
+        # depthwise pass and no (roi * kernel, time) array in between.
+        long = self.long.weight()
+        mixing = self.project.weight.view(-1, long.shape[1], long.shape[0])
+        weight = torch.einsum("ock,kct->oct", mixing, long)
+        return F.conv1d(F.pad(patches, self.long.padding), weight, self.project.bias)
+
+
+def branch_widths(branches: Sequence[BranchShape], dim: int) -> tuple[int, ...]:
+    """Divide a token among branches.
+
+    Parameters
+    ----------
+    branches : sequence of DenseBranch or LongBranch
+        The branches, in order.
+    dim : int
+        Width of a token.
+
+    Returns
+    -------
+    tuple of int
+        Width of each branch; together they are `dim`.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no branch or they cannot fill the token exactly.
+
+    Examples
+    --------
+    >>> branch_widths(REFERENCE_BRANCHES, 768)
+    (384, 384)
+    >>> branch_widths((DenseBranch(width=16), LongBranch()), 64)
+    (16, 48)
+    """
+    free = sum(branch.width is None for branch in branches)
+    left = dim - sum(branch.width or 0 for branch in branches)
+    share = left // free if free else 0
+    found = tuple(share if branch.width is None else branch.width for branch in branches)
+    if not branches or min(found) < 1 or sum(found) != dim:
+        widths = ", ".join("any" if b.width is None else str(b.width) for b in branches)
+        raise ConfigurationError(
+            f"the branches of the tokenizer (widths: {widths or 'none'}) cannot fill a token of "
+            f"dim = {dim} exactly; choose widths that add up to it."
+        )
+    return found
+
+
+def read_branch(content: BranchShape | Mapping[str, Any]) -> BranchShape:
+    """Read the shape of a branch.
+
+    Parameters
+    ----------
+    content : DenseBranch, LongBranch or mapping
+        A branch, or its fields by name.
+
+    Returns
+    -------
+    DenseBranch or LongBranch
+        The branch.
+
+    Raises
+    ------
+    ConfigurationError
+        If a key is unknown.
+
+    Examples
+    --------
+    >>> read_branch({"kind": "dense", "kernel_size": 5}).kernel_size
+    5
+    """
+    if not isinstance(content, Mapping):
+        return content
+    kinds: dict[str, type[BranchShape]] = {"dense": DenseBranch, "long": LongBranch}
+    kind = kinds.get(str(content.get("kind")))
+    if kind is None:
+        raise ConfigurationError(
+            f"a branch of the tokenizer has kind {content.get('kind')!r}; it must be dense or long."
+        )
+    known = kind.__dataclass_fields__
+    for key in content:
+        if key not in known:
+            raise ConfigurationError(
+                f"a {content['kind']} branch of the tokenizer has no {key!r}.{nearest(key, known)}"
+            )
+    return kind(**content)
