@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -23,7 +24,7 @@ Recordings in; pretraining; features; an honest probe beside connectivity; a rep
 stand in the order in which they are used. Each explains itself, with an example, by --help.
 
 Exit codes: 0 done, 1 something given cannot be used, 2 the command line or a configuration key is
-wrong, 130 stopped by Ctrl-C (pretrain has saved by then)."""
+wrong, 130 stopped by Ctrl-C, SIGTERM or SIGUSR1 (pretrain has saved by then)."""
 
 app = App(
     name="semantoks",
@@ -61,29 +62,31 @@ def run(arguments: Sequence[str]) -> int:
     int
         Exit code: 0, 1, 2 or 130.
     """
-    if "--debug" in arguments:
-        return int(_call(arguments) or 0)
     try:
         return int(_call(arguments) or 0)
-    except cyclopts.CycloptsError as error:
-        complain(f"{error} Try semantoks --help.")
-        return 2
-    except ConfigurationError as error:
-        complain(str(error))
-        return 2
-    except InputError as error:
-        complain(str(error))
-        return 1
-    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+    except (cyclopts.CycloptsError, InputError, OSError, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        return _explain(error)
+
+
+def _explain(error: BaseException) -> int:
+    """Say in one paragraph what was wrong, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        complain("stopped.")
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough, as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         complain(f"{error.strerror or error}{where}. Nothing that was there is lost.")
         return 1
-    except KeyboardInterrupt:
-        complain("stopped.")
-        return INTERRUPTED
+    if isinstance(error, cyclopts.CycloptsError):
+        complain(f"{error} Try semantoks --help.")
+        return 2
+    complain(str(error))
+    return 2 if isinstance(error, ConfigurationError) else 1
 
 
 def _call(arguments: Sequence[str]) -> Any:
@@ -100,7 +103,7 @@ def demo(
     subjects: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=40))] = 160,
     seed: int = 0,
     output: Output = _SILENT,
-) -> None:
+) -> int:
     """Run the whole main job on a simulated cohort, in a few minutes.
 
     Every command is printed before it runs. The planted phenotype, diagnosis, must be decoded; the
@@ -118,32 +121,20 @@ def demo(
         Of the cohort and of the weights.
     output : Output
         How to speak.
-    """
-    from semantoks.data.simulation import simulate_cohort, write_cohort
 
-    if out.exists():
-        raise InputError(f"{out} exists; remove it, or name another folder: semantoks demo FOLDER.")
-    output.say(f"Simulating {subjects} people at 3 sites (seed {seed}) in {out / 'recordings'} ...")
-    out.mkdir(parents=True)
-    recordings = simulate_cohort(subjects, seed=seed)
-    write_cohort(recordings, out / "recordings", atlas_file=out / "atlas.tsv")
-    store, trained = out / "store", out / "run"
-    data = f"--data {store}"
-    features = f"--embeddings {trained}/embeddings.parquet --embeddings {trained}/untrained.parquet"
-    commands = [
-        f"prepare {out}/recordings --atlas {out}/atlas.tsv --out {store}",
-        f"pretrain {data} --recipe tiny --set seed={seed} --out {trained}",
-        f"embed {data} --model {trained} --out {trained}/embeddings.parquet",
-        f"embed {data} --model {trained} --untrained --out {trained}/untrained.parquet",
-        f"probe {data} {features} --target diagnosis --out {trained}/probe-diagnosis",
-        f"probe {data} {features} --target handedness --out {trained}/probe-handedness",
-        f"report {trained}",
-    ]
-    quiet = ["--quiet"] if output.quiet else []
-    for command in commands:
-        output.say(f"\n$ semantoks {command}")
-        _call([*command.split(), *quiet])
-    output.result({"report": str(trained / "report.html"), "commands": commands})
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from semantoks.demo import run_demo
+
+    quiet = () if output.speaks else ("--quiet",)
+    code, answer = run_demo(
+        out, subjects, seed, call=lambda words: int(_call([*words, *quiet]) or 0), say=output.say
+    )
+    output.result(answer)
+    return code
 
 
 @app.command(sort_key=2)
@@ -162,9 +153,10 @@ def prepare(
     motion_column: str | None = None,
     t_r: float | None = None,
     target_t_r: float = 2.0,
-    high_pass: float = 0.01,
-    low_pass: float = 0.1,
+    high_pass: float | Literal["none"] = 0.01,
+    low_pass: float | Literal["none"] = 0.1,
     filter: bool = True,
+    detrend: bool = True,
     min_samples: int = 100,
     min_coverage: float = 0.95,
     strict: Annotated[bool, Parameter(negative="")] = False,
@@ -198,15 +190,17 @@ def prepare(
     target_t_r : float
         Repetition time in s to which all scans are resampled.
     high_pass, low_pass : float
-        Edges of the band-pass filter in Hz.
+        Edges of the band-pass filter in Hz; none for no edge.
     filter : bool
-        Band-pass; switch it off for series that are filtered already.
+        Band-pass; --no-filter for series that are filtered already.
+    detrend : bool
+        Take a straight line out of every ROI.
     min_samples : int
         Shortest scan, in samples after resampling.
     min_coverage : float
         Smallest share of ROIs that are neither flat nor missing.
     strict : bool
-        Refuse the whole source if any scan is refused.
+        Refuse the whole source if any scan is refused or names no subject.
     keep_going : bool
         Leave out, too, what cannot be read, lacks a repetition time or is not in the table.
     output : Output
@@ -231,8 +225,9 @@ def prepare(
         raise ConfigurationError("columns are named, but there is no table; give --table FILE.")
     preprocessing = Preprocessing(
         target_t_r=target_t_r,
-        high_pass=high_pass if filter else None,
-        low_pass=low_pass if filter else None,
+        high_pass=None if high_pass == "none" or not filter else high_pass,  # noqa: S105
+        low_pass=None if low_pass == "none" or not filter else low_pass,  # noqa: S105
+        detrend=detrend,
         min_samples=min_samples,
         min_coverage=min_coverage,
     )
@@ -241,6 +236,7 @@ def prepare(
             source,
             out,
             atlas=Atlas.load(atlas),
+            ignore=[Path(atlas)],
             format=format,
             table=read_scan_table(table, **columns) if table else None,
             t_r=t_r,
@@ -250,8 +246,8 @@ def prepare(
         )
     for refusal in report.refused:
         output.say(f"refused {refusal.scan} [{refusal.category}]: {refusal.reason}")
-    if report.started_over:
-        output.say("An interrupted preparation with other arguments or files was started over.")
+    for notice in report.notices:
+        output.say(notice)
     resumed = f" ({report.n_resumed} of them before an interruption)" if report.n_resumed else ""
     output.say(
         f"{report.n_written} of {report.n_found} scans{resumed} are in {out}, "
@@ -262,6 +258,7 @@ def prepare(
             "store": str(out),
             "n_found": report.n_found,
             "n_written": report.n_written,
+            "n_unnamed_subjects": report.nameless,
             "refused": [vars(refusal) for refusal in report.refused],
             "seconds": report.seconds,
         }
@@ -281,12 +278,14 @@ def info(path: Path, *, output: Output = _SILENT) -> None:
     output : Output
         How to speak.
     """
-    import json
-
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
     if (path / "store.json").is_file():
         facts = _describe_store(path)
     elif (path / "run.json").is_file():
-        facts = {"kind": "run", **json.loads((path / "run.json").read_text(encoding="utf-8"))}
+        from semantoks.training.run import read_json
+
+        facts = {"kind": "run", **read_json(path / "run.json")}
     else:
         from semantoks.model.checkpoint import load_model
 
@@ -297,7 +296,11 @@ def info(path: Path, *, output: Output = _SILENT) -> None:
             "parameters": sum(p.numel() for p in model.encoder.parameters()),
             **model.encoder.arguments,
             "preprocessing": model.preprocessing,
-            "provenance": model.provenance,
+            "provenance": {
+                name: value
+                for name, value in model.provenance.items()
+                if name not in {"recipe", "subjects"}
+            },
         }
     output.say(rows_table(str(path), facts))
     output.result(facts)
@@ -348,6 +351,8 @@ def pretrain(
         recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
     configuration = configure(load_recipe(recipe), parse_changes(set or []))
     pretraining = Pretraining(Store.open(data), out, configuration, resume=resume)
+    for path in pretraining.damaged:
+        output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
     plan = pretraining.plan
     output.say(
         f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
@@ -375,11 +380,15 @@ def embed(
     model: Path,
     out: Path,
     windows: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 8,
+    window: int | None = None,
+    features: Literal["mean+cls", "mean", "cls", "networks"] = "mean+cls",
+    smaller_atlas: Literal["refuse", "mask"] = "refuse",
     untrained: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
+    device: str = "auto",
     output: Output = _SILENT,
 ) -> None:
-    """Describe every scan of a store by features: [mean token, CLS], averaged over windows.
+    """Describe every scan of a store by features, averaged over windows.
 
     Example: semantoks embed --data abide.store --model run --out features.parquet
 
@@ -393,33 +402,46 @@ def embed(
         Table with a row a scan: .parquet or .csv.
     windows : int
         Evenly spaced windows a scan.
+    window : int
+        Samples in a window, a multiple of the model's patch; by default as in training.
+    features : str
+        mean+cls (mean token and CLS, the reference), either alone, or the mean token of every
+        network.
+    smaller_atlas : str
+        mask accepts a store that holds only a part of the model's ROIs, placed by their labels.
     untrained : bool
         Same architecture with fresh weights: the baseline that pretraining must beat.
     seed : int
         Of the fresh weights.
+    device : str
+        auto takes a GPU where there is one; otherwise cpu, cuda, mps, ...
     output : Output
         How to speak.
     """
     import torch
 
     from semantoks.data.store import Store
-    from semantoks.evaluation.embedding import check_preprocessing, embed, write_embeddings
+    from semantoks.evaluation.embedding import embed, write_embeddings
     from semantoks.model.checkpoint import load_model
     from semantoks.model.encoder import SemantoksEncoder
+    from semantoks.training.plan import choose_device
 
     store = Store.open(data)
     saved = load_model(model)
-    check_preprocessing(store, saved)
     encoder = saved.encoder
     if untrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = SemantoksEncoder(encoder.atlas, **encoder.arguments)
+        encoder.preprocessing = saved.preprocessing
     with output.progress("encoding windows") as advance:
         embeddings = embed(
             store,
-            encoder,
+            encoder.to(choose_device(device)),
             windows=windows,
+            window=window,
+            features=features,
+            smaller_atlas=smaller_atlas,
             progress=lambda done, total: advance(done, total, ""),
             origin={"model_folder": str(model), "fresh_weights_seed": seed if untrained else None},
         )
@@ -448,7 +470,7 @@ def probe(
     """Read a target from the features, beside connectivity and a dummy on the same splits.
 
     Folds never part a subject's scans. Scores are of scans that were left out; intervals (95 %)
-    are bootstrapped over subjects, and so is the difference to connectivity.
+    are bootstrapped over subjects and splits, and so is the difference to connectivity.
 
     Example: semantoks probe --data abide.store --embeddings features.parquet --target diagnosis
     --out probe-diagnosis
@@ -557,6 +579,97 @@ def report(
     output.result({"report": str(page)})
 
 
+@app.command(name="import-checkpoint", sort_key=8)
+def import_checkpoint(
+    file: Path,
+    *,
+    out: Path,
+    config: Path | None = None,
+    atlas: str | None = None,
+    branch: Literal["teacher", "student"] = "teacher",
+    license: str = "unknown",
+    output: Output = _SILENT,
+) -> None:
+    """Turn a checkpoint of the released Brain-Semantoks code into a model folder.
+
+    The file is read as numbers only; one that holds code is refused and none is run.
+
+    Example: semantoks import-checkpoint brainsemantoks_ckpt_epoch_100.pth --out released
+
+    Parameters
+    ----------
+    file : Path
+        The checkpoint.
+    out : Path
+        Folder of the model; it must not exist.
+    config : Path
+        YAML of the training run, where the checkpoint holds none and none is beside it.
+    atlas : str
+        Built-in atlas or table of the network map; by default the one that the configuration names.
+    branch : str
+        Which of the two encoders.
+    license : str
+        Licence of the weights, as the hub calls it, for the model's card.
+    output : Output
+        How to speak.
+    """
+    from semantoks.data.atlas import Atlas
+    from semantoks.model.importing import import_checkpoint
+
+    imported = import_checkpoint(
+        file,
+        out,
+        config=config,
+        atlas=Atlas.load(atlas) if atlas else None,
+        branch=branch,
+        license=license,
+    )
+    encoder, dropped = imported.encoder, imported.dropped
+    parameters = sum(p.numel() for p in encoder.parameters())
+    output.say(
+        f"The {branch}'s encoder ({parameters / 1e6:.2f} M parameters, {encoder.atlas!r}) is in "
+        f"{out}. Dropped, because nothing ever used them: {len(dropped)} keys with "
+        f"{sum(dropped.values()) / 1e6:.2f} M parameters, the tokenizers of further atlases and a "
+        "LayerNorm."
+    )
+    output.result({"model": str(out), "parameters": parameters, "dropped": dropped})
+
+
+@app.command(sort_key=9)
+def push(
+    model: Path,
+    repository: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    output: Output = _SILENT,
+) -> None:
+    """Push a model folder to the hub: weights, configuration and card.
+
+    Log in first: hf auth login. Read the card, README.md in the folder, before you make it public.
+
+    Example: semantoks push run someone/brain-semantoks-abide
+
+    Parameters
+    ----------
+    model : Path
+        A model folder, or a run that has finished.
+    repository : str
+        Owner and name on the hub; made if it is not there.
+    private : bool
+        Whether a repository that is made is only seen by its owner.
+    revision : str
+        Branch to push to.
+    output : Output
+        How to speak.
+    """
+    from semantoks.model.publishing import push_encoder
+
+    address = push_encoder(model, repository, private=private, revision=revision)
+    output.say(f"Pushed to {address}.")
+    output.result({"commit": address})
+
+
 def _describe_store(path: Path) -> dict[str, Any]:
     """Collect what a person wants to know of a store."""
     from semantoks.data.store import Store
@@ -567,7 +680,8 @@ def _describe_store(path: Path) -> dict[str, Any]:
         "kind": "store",
         "scans": len(store),
         "subjects": store.n_subjects,
-        "sites": int(scans["site"].nunique()),
+        "scans that name no subject": store.n_unnamed_subjects,
+        "sites": int(scans["site"].replace("", None).nunique()),
         "samples": f"{store.lengths.min()} to {store.lengths.max()} at {store.t_r:g} s",
         "atlas": repr(store.atlas),
         "networks": ", ".join(store.atlas.network_names),

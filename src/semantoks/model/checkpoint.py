@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from semantoks import __version__
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
 from semantoks.files import new_folder
+from semantoks.model.card import model_card
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.hub import fetch_model, looks_like_hub_id
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_FIELDS: Final = {"arguments", "atlas", "preprocessing", "provenance"}
+_SINCE_2: Final = {"license", "weights", "checksum"}
+# How version 1 called the parts of a network's tokenizer.
+_VERSION_1: Final = {
+    ".dense.": ".branches.0.",
+    ".long.": ".branches.1.long.",
+    ".project.": ".branches.1.project.",
+}
 
 
 class SavedModel(NamedTuple):
@@ -43,6 +56,7 @@ def save_encoder(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    license: str = "unknown",
 ) -> Path:
     """Write an encoder to a new folder, whole or not at all.
 
@@ -56,11 +70,13 @@ def save_encoder(
         How series must be prepared for it.
     provenance : mapping, optional
         What it was trained on and how; anything that JSON can hold.
+    license : str
+        The hub's identifier of the licence of the weights, such as "cc-by-4.0".
 
     Returns
     -------
     Path
-        The folder, with ``model.safetensors`` and ``config.json``.
+        The folder, with ``model.safetensors``, ``config.json`` and the card ``README.md``.
 
     Raises
     ------
@@ -68,31 +84,41 @@ def save_encoder(
         If the folder exists.
     """
     folder = Path(folder)
-    config = {
-        "format_version": FORMAT_VERSION,
-        "semantoks_version": __version__,
-        "arguments": encoder.arguments,
-        "atlas": encoder.atlas.to_dict(),
-        "preprocessing": dict(preprocessing or {}),
-        "provenance": dict(provenance or {}),
-    }
     weights = {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
     try:
         with new_folder(folder) as beside:
             save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
-            (beside / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+            config = {
+                "format_version": FORMAT_VERSION,
+                "semantoks_version": __version__,
+                "arguments": encoder.arguments,
+                "atlas": encoder.atlas.to_dict(),
+                "preprocessing": dict(preprocessing or {}),
+                "provenance": dict(provenance or {}),
+                "license": license,
+                "weights": {
+                    "parameters": sum(p.numel() for p in encoder.parameters()),
+                    "sha256": _sha256((beside / "model.safetensors").read_bytes()),
+                },
+            }
+            text = json.dumps(config | {"checksum": _checksum(config)}, indent=1)
+            (beside / "config.json").write_text(text, encoding="utf-8")
+            (beside / "README.md").write_text(model_card(config), encoding="utf-8")
     except FileExistsError as error:
         raise InputError(f"{folder} exists; choose another folder or remove it.") from error
     return folder
 
 
-def load_encoder(folder: str | Path) -> SemantoksEncoder:
-    """Load an encoder from a model folder or from the run folder above it.
+def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -> SemantoksEncoder:
+    """Load an encoder from a folder or from the hub.
 
     Parameters
     ----------
-    folder : str or Path
-        A folder that `save_encoder` wrote, or a run that `pretrain` finished.
+    folder_or_hub_id : str or Path
+        A folder that `save_encoder` wrote, a run that `pretrain` finished, or ``owner/name`` on the
+        hub; without a network, the hub's cache is looked up.
+    revision : str, optional
+        Branch, tag or commit on the hub.
 
     Returns
     -------
@@ -113,16 +139,21 @@ def load_encoder(folder: str | Path) -> SemantoksEncoder:
     >>> load_encoder(folder).dim
     64
     """
-    return load_model(folder).encoder
+    return load_model(folder_or_hub_id, revision=revision).encoder
 
 
-def load_model(folder: str | Path) -> SavedModel:
+def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> SavedModel:
     """Load an encoder with what its folder says about it.
+
+    Nothing is ever unpickled: weights are safetensors, everything else is JSON.
 
     Parameters
     ----------
-    folder : str or Path
-        A folder that `save_encoder` wrote, or a run that `pretrain` finished.
+    folder_or_hub_id : str or Path
+        A folder that `save_encoder` wrote, a run that `pretrain` finished, or ``owner/name`` on the
+        hub; without a network, the hub's cache is looked up.
+    revision : str, optional
+        Branch, tag or commit on the hub.
 
     Returns
     -------
@@ -134,26 +165,52 @@ def load_model(folder: str | Path) -> SavedModel:
     InputError
         If a file is missing, damaged, or does not fit the other.
     """
-    folder = _model_folder(Path(folder))
+    folder = find_model(folder_or_hub_id, revision=revision)
     config = _read_config(folder / "config.json")
-    atlas = Atlas.from_dict(config["atlas"])
-    encoder = SemantoksEncoder(atlas, **config["arguments"])
     path = folder / "model.safetensors"
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}); copy the model again.") from error
+        encoder = SemantoksEncoder(Atlas.from_dict(config["atlas"]), **config["arguments"])
+    except TypeError as error:
+        raise InputError(f"{folder / 'config.json'} has impossible arguments: {error}.") from error
+    weights = _read_weights(path, config)
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
             f"the weights in {path} do not fit its config.json: {' '.join(str(error).split())}"
         ) from error
+    encoder.preprocessing, encoder.provenance = config["preprocessing"], config["provenance"]
     return SavedModel(encoder.eval(), config["preprocessing"], config["provenance"])
 
 
-def _model_folder(folder: Path) -> Path:
-    """Find the model in a model folder or a run folder."""
+def find_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
+    """Find the folder of a model.
+
+    Parameters
+    ----------
+    folder_or_hub_id : str or Path
+        A model folder, a run, or ``owner/name`` on the hub.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    Path
+        A folder with ``model.safetensors``.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    folder = Path(folder_or_hub_id)
+    if not folder.exists() and looks_like_hub_id(folder.as_posix()):
+        folder = fetch_model(folder.as_posix(), revision=revision)
+    elif revision is not None:
+        raise InputError(
+            f"{folder} is looked for on this machine, where models have no revisions; leave the "
+            "revision out, or give owner/name on the hub."
+        )
     for candidate in (folder, folder / "model"):
         if (candidate / "model.safetensors").is_file():
             return candidate
@@ -168,8 +225,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format_version"]
-        missing = {"arguments", "atlas", "preprocessing", "provenance"} - set(config)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        missing = (_FIELDS | _SINCE_2 if version >= 2 else _FIELDS) - set(config)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); copy it again.") from error
     if version > FORMAT_VERSION:
         raise InputError(
@@ -178,4 +235,47 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if missing:
         raise InputError(f"{path} lacks {', '.join(sorted(missing))}; copy the model again.")
+    Atlas.from_dict(config["atlas"])  # its own fingerprint says best what was changed
+    if version >= 2 and config.pop("checksum") != _checksum(config):
+        raise InputError(
+            f"{path} was changed after the model was saved (its checksum differs); copy the model "
+            "again. What the card README.md says may be changed freely."
+        )
     return config
+
+
+def _read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Read the weights and compare their checksum."""
+    try:
+        content = path.read_bytes()
+        if config["format_version"] >= 2 and _sha256(content) != config["weights"]["sha256"]:
+            raise InputError(
+                f"{path} is damaged: its SHA-256 is not the one in config.json. Copy the model "
+                "again."
+            )
+        weights = safetensors.torch.load(content)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}); copy the model again.") from error
+    return weights if config["format_version"] >= 2 else _from_version_1(weights)
+
+
+def _from_version_1(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights the names that they have today."""
+    renamed = {}
+    for name, value in weights.items():
+        if name.startswith("tokenizer.networks."):
+            for old, new in _VERSION_1.items():
+                name = name.replace(old, new, 1) if old in name else name
+        renamed[name] = value
+    return renamed
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a configuration, whatever its layout."""
+    plain = json.loads(json.dumps(config))  # as it will be read, with texts as all keys
+    return _sha256(json.dumps(plain, sort_keys=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    """Compute a SHA-256."""
+    return hashlib.sha256(content).hexdigest()

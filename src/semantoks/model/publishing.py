@@ -1,0 +1,80 @@
+"""Passing a model on through the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semantoks.errors import InputError
+from semantoks.model.checkpoint import find_model, load_model
+from semantoks.model.hub import FILES, HUB_ID, first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def push_encoder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    api: HfApi | None = None,
+) -> str:
+    """Push a model folder to the hub, after it was checked.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder that `save_encoder` wrote, or a run that `pretrain` finished.
+    repo_id : str
+        ``owner/name``; the repository is made if it is not there.
+    private : bool
+        Whether a repository that is made is only seen by its owner.
+    revision : str, optional
+        Branch to push to; made if it is not there.
+    api : HfApi, optional
+        Client of the hub; by default one with the login of this machine.
+
+    Returns
+    -------
+    str
+        Address of the commit.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no whole model, or the hub refuses it.
+    """
+    import huggingface_hub
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HFValidationError
+
+    if not HUB_ID.fullmatch(repo_id):
+        raise InputError(f"a repository of the hub is called owner/name, not {repo_id!r}.")
+    folder = find_model(folder)
+    load_model(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} was written by an older semantoks and lacks {', '.join(missing)}. Save it "
+            "again first: save_encoder(load_encoder(FOLDER), NEW_FOLDER)."
+        )
+    api = huggingface_hub.HfApi() if api is None else api
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            allow_patterns=list(FILES),
+            commit_message="Add an encoder of semantoks",
+        )
+    except (OSError, HTTPError, HFValidationError) as error:
+        raise InputError(
+            f"the hub did not take {repo_id}: {first_line(error)}. Log in with `hf auth login`, "
+            "and check the name and the connection."
+        ) from error
+    return str(commit.commit_url)
