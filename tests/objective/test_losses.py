@@ -104,6 +104,22 @@ def test_total_is_the_weighted_sum(model: Distillation) -> None:
     torch.testing.assert_close(plain.total, -plain.compression - plain.expansion)
 
 
+def test_absent_networks_reach_no_term(model: Distillation) -> None:
+    absent = torch.zeros(6, 3, dtype=torch.bool)
+    absent[2, 0] = True
+    absent[4, 1] = True  # of this scan, the first view's only masked network
+    views = torch.randn(6, 2, 15, 40)
+    other = views.clone()
+    other[2, :, :5] = torch.randn(2, 5, 40)
+    other[4, :, 5:8] = torch.randn(2, 3, 40)
+    terms = [model(v, masks(), curriculum=0.5, absent=absent) for v in (views, other)]
+    for a, b in zip(*terms, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.isfinite(terms[0].total)
+    nowhere = model(views, masks(), curriculum=0.5, absent=torch.zeros_like(absent))
+    torch.testing.assert_close(nowhere.total, model(views, masks(), curriculum=0.5).total)
+
+
 def test_teacher_sees_whole_windows(model: Distillation) -> None:
     seen = []
     model.teacher.encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[1]))

@@ -70,6 +70,7 @@ def test_settings() -> None:
         (["optimization.epochs=many"], "impossible value for 'optimization.epochs'"),
         (["optimization.epochs=-1"], "greater than or equal to 0"),
         (["model.dim=100"], "multiple of head_dim"),
+        (["optimization.epochs=3"], "leaves nothing of epochs = 3"),
         (["masks.low=0.9"], "must not exceed"),
         (["masks.kind=diagonal"], "masks.kind"),
         (["seed=[1"], "not valid YAML"),

@@ -20,10 +20,10 @@ from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.model.checkpoint import load_encoder, load_model
-from semantoks.training import pretraining
+from semantoks.training import batches
 from semantoks.training.config import Configuration, configure, tiny
 from semantoks.training.events import Progress
-from semantoks.training.pretraining import pretrain
+from semantoks.training.pretraining import Pretraining, pretrain
 from semantoks.training.run import load_checkpoint
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4})
@@ -50,6 +50,7 @@ def recipe(**changes: object) -> Configuration:
         "model.head_dim": 8,
         "model.depth": 1,
         "optimization.epochs": 4,
+        "optimization.warmup_epochs": 1,
         "optimization.batch_size": 4,
         "logging.steps": 1,
         "logging.checkpoint_epochs": 1,
@@ -88,7 +89,8 @@ def test_what_a_run_leaves_behind(store: Store, tmp_path: Path) -> None:
     described = json.loads((run.folder / "run.json").read_text())
     assert described["status"] == "finished"
     assert described["store"]["fingerprint"] == store.fingerprint
-    assert len(list((run.folder / "checkpoints").iterdir())) == 2
+    assert len(list((run.folder / "checkpoints").glob("*.pt"))) == 2
+    assert len(list((run.folder / "checkpoints").glob("*.sha256"))) == 2
     model = load_model(run.folder)
     assert model.encoder.atlas == ATLAS
     assert model.preprocessing == store.preprocessing.to_dict()
@@ -96,7 +98,7 @@ def test_what_a_run_leaves_behind(store: Store, tmp_path: Path) -> None:
 
 def test_the_model_is_the_teacher(store: Store, tmp_path: Path) -> None:
     run = pretrain(store, tmp_path / "run", recipe())
-    saved = load_checkpoint(run.folder)["model"]
+    saved = load_checkpoint(run.folder).content["model"]
     for name, value in weights(run.folder).items():
         torch.testing.assert_close(value, saved[f"teacher.encoder.{name}"], rtol=0, atol=0)
     student = saved["student.encoder.cls_token"]
@@ -167,7 +169,7 @@ def test_untrained(store: Store, tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_stops(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pretraining.draw_windows
+    real = batches.draw_windows
     calls = []
 
     def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
@@ -175,11 +177,11 @@ def test_loss_that_is_not_finite_stops(
         windows: torch.Tensor = real(*args, **kwargs)  # type: ignore[arg-type]
         return windows * torch.nan if len(calls) == 6 else windows
 
-    monkeypatch.setattr(pretraining, "draw_windows", poisoned)
+    monkeypatch.setattr(batches, "draw_windows", poisoned)
     with pytest.raises(InputError, match="loss of step 5 is nan") as caught:
         pretrain(store, tmp_path / "run", recipe())
     assert "step-00000003.pt" in str(caught.value)
-    assert load_checkpoint(tmp_path / "run")["step"] == 3
+    assert load_checkpoint(tmp_path / "run").content["step"] == 3
 
 
 def test_disk_full_keeps_the_last_checkpoint(
@@ -198,7 +200,99 @@ def test_disk_full_keeps_the_last_checkpoint(
     with pytest.raises(InputError, match="No space left") as caught:
         pretrain(store, tmp_path / "run", recipe())
     assert "step-00000003.pt" in str(caught.value)
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003.pt"]
+    left = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-00000003.pt", "step-00000003.sha256"]
+
+
+@pytest.mark.parametrize("harm", ["torn", "flipped", "gone"])
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    store: Store, tmp_path: Path, harm: str
+) -> None:
+    whole = pretrain(store, tmp_path / "whole", recipe())
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(8))
+    newest = tmp_path / "run" / "checkpoints" / "step-00000008.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "gone":
+        newest.with_suffix(".sha256").unlink()
+    else:
+        newest.write_bytes(content if harm == "flipped" else content[:1000])
+    resumed = Pretraining(store, tmp_path / "run", recipe(), resume=True)
+    assert resumed.damaged == (newest,)
+    assert resumed.step == 6
+    a, b = weights(whole.folder), weights(resumed.run().folder)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_no_good_checkpoint_is_left(store: Store, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(2))
+    for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="1 are damaged"):
+        pretrain(store, tmp_path / "run", recipe(), resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(store: Store, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "run", recipe())
+    before = (tmp_path / "run" / "run.json").read_text()
+    again = pretrain(store, tmp_path / "run", recipe(), resume=True)
+    assert again.status == "finished"
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+def test_time_of_all_parts_is_counted(store: Store, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(5))
+    path = tmp_path / "run" / "run.json"
+    first = json.loads(path.read_text())
+    path.write_text(json.dumps(first | {"seconds": 1000.0}))
+    pretrain(store, tmp_path / "run", recipe(), resume=True)
+    last = json.loads(path.read_text())
+    assert last["started"] == first["started"]
+    assert last["seconds"] >= 1000
+
+
+def test_networks_that_scans_lack(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), request={}) as writer:
+        for i in range(6):
+            series = rng.standard_normal((len(ATLAS), 130)).astype(np.float32)
+            valid = np.ones(len(ATLAS), dtype=bool)
+            valid[3:5] = i % 2 == 0  # every other scan lacks the second network
+            series[~valid] = 0
+            writer.add(Recording(series, 2.0, ATLAS, scan=f"{i}", subject=f"{i}"), valid)
+        lacking = writer.finish()
+    run = pretrain(lacking, tmp_path / "run", recipe())
+    assert run.status == "finished"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.spatial": "minimal"},
+        {"model.spatial": "maximal", "model.tokenization": "linear"},
+        {"model.tokenization": "linear", "model.pooling": "mean"},
+        {"model.pooling": "max"},
+        {"model.pooling": "attention"},
+    ],
+)
+def test_other_architectures_learn_too(
+    store: Store, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    run = pretrain(store, tmp_path / "run", recipe(**changes))
+    before = Pretraining(store, tmp_path / "fresh", recipe(**changes), resume=False)
+    start = before.model.teacher.encoder.state_dict()
+    after = weights(run.folder)
+    moved = [name for name in after if not torch.equal(start[name], after[name])]
+    assert len(moved) > 0.8 * len(list(before.model.teacher.encoder.parameters()))
+
+
+def test_missing_tensorboard_leaves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"semantoks\[tensorboard\]"):
+        pretrain(store, tmp_path / "run", recipe(**{"logging.tensorboard": True}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_cohorts_that_cannot_be_used(store: Store, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from semantoks.errors import ConfigurationError
 from semantoks.training.config import MasksConfig, ViewsConfig
-from semantoks.training.views import augment, draw_masks, draw_scans
+from semantoks.training.views import augment, check_masks, draw_masks, draw_scans
 
 OFF = ViewsConfig(roi_dropout=0, time_dropout=0, gain=0, noise=0)
 
@@ -112,8 +113,22 @@ def test_random_masks_hide_as_much() -> None:
     assert masks.float().mean().item() == pytest.approx(0.75 - 0.5 / 45, abs=0.01)
 
 
-@pytest.mark.parametrize("networks", [1, 2, 3, 5])
 @pytest.mark.parametrize("kind", ["slice", "network", "temporal", "random"])
-def test_few_networks_and_one_patch(networks: int, kind: str) -> None:
-    masks = draw_masks(50, networks, 1, MasksConfig(kind=kind), generator())  # type: ignore[arg-type]
-    assert masks.flatten(2).any(-1).all()  # at least one hidden token a window
+@pytest.mark.parametrize(("networks", "patches"), [(1, 5), (5, 1), (2, 2), (3, 5)])
+def test_small_lattices_are_hidden_in_part(networks: int, patches: int, kind: str) -> None:
+    config = MasksConfig(kind=kind)  # type: ignore[arg-type]
+    along = {"network": networks, "temporal": patches}.get(kind, networks * patches)
+    if along == 1:
+        with pytest.raises(ConfigurationError, match="would hide every token"):
+            check_masks(networks, patches, config)
+        return
+    check_masks(networks, patches, config)
+    hidden = draw_masks(200, networks, patches, config, generator()).flatten(2)
+    assert hidden.any(-1).all()
+    assert not hidden.all(-1).any()
+
+
+def test_one_token_cannot_be_masked() -> None:
+    with pytest.raises(ConfigurationError, match="would hide every token"):
+        check_masks(1, 1, MasksConfig())
+    check_masks(1, 1, MasksConfig(probability=0))

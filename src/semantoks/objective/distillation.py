@@ -47,7 +47,7 @@ class Projected(NamedTuple):
         Of the [CLS] vectors.
     tokens : pair of Tensor of shape (batch, network, patch, dim)
         Of the tokens; None where no term asks for them.
-    networks : pair of Tensor of shape (batch * network, dim)
+    networks : pair of Tensor of shape (batch, network, dim)
         Of the tokens' means over patches; None where no term asks for them.
     """
 
@@ -103,7 +103,7 @@ class Branch(nn.Module):
         return Projected(
             summaries=_pair(self.head(encoded.summary)),
             tokens=_pair(self.head(encoded.tokens)) if tokens else None,
-            networks=_rows(_pair(self.head(encoded.tokens.mean(2)))) if networks else None,
+            networks=_pair(self.head(encoded.tokens.mean(2))) if networks else None,
         )
 
 
@@ -146,6 +146,7 @@ class Distillation(nn.Module):
         masks: Bool[Tensor, "batch view network patch"] | None,
         *,
         curriculum: float = 0.0,
+        absent: Bool[Tensor, "batch network"] | None = None,
     ) -> LossTerms:
         """Compare the student, on masked windows, with the teacher, on whole ones.
 
@@ -159,6 +160,9 @@ class Distillation(nn.Module):
             True where the student does not see a token; None on steps without masks.
         curriculum : float
             Between 1 and 0: how much of the network-summary term is left.
+        absent : Tensor of shape (batch, network), optional
+            True where a scan has no usable ROI of a network: neither branch sees its tokens, and
+            no term asks about them.
 
         Returns
         -------
@@ -167,9 +171,11 @@ class Distillation(nn.Module):
         """
         tokens = masks is not None and self.token_weight > 0
         networks = curriculum > 0 and self.summary_weight > 0
-        student: Projected = self.student(views, masks, tokens=tokens, networks=networks)
+        missing = None if absent is None else self._lattice(absent, views)
+        seen = missing if masks is None else masks if missing is None else masks | missing
+        student: Projected = self.student(views, seen, tokens=tokens, networks=networks)
         with torch.no_grad():
-            teacher: Projected = self.teacher(views, None, tokens=tokens, networks=networks)
+            teacher: Projected = self.teacher(views, missing, tokens=tokens, networks=networks)
 
         agreement = compression(student.summaries, teacher.summaries)
         spread = expansion(student.summaries, teacher.summaries, epsilon=self.epsilon)
@@ -177,16 +183,24 @@ class Distillation(nn.Module):
 
         token = None
         if masks is not None and student.tokens is not None and teacher.tokens is not None:
-            windows = zip(student.tokens, teacher.tokens, masks.unbind(1), strict=True)
+            asked = masks if missing is None else masks & ~missing
+            windows = zip(student.tokens, teacher.tokens, asked.unbind(1), strict=True)
             token = -torch.stack([token_agreement(*window) for window in windows]).mean()
             total = total + self.token_weight * token
 
         summary = None
         if student.networks is not None and teacher.networks is not None:
-            summary = -compression(student.networks, teacher.networks)
-            summary = summary - expansion(student.networks, teacher.networks, epsilon=self.epsilon)
+            ours, theirs = _rows(student.networks, absent), _rows(teacher.networks, absent)
+            summary = -compression(ours, theirs) - expansion(ours, theirs, epsilon=self.epsilon)
             total = total + self.summary_weight * curriculum * summary
         return LossTerms(total, agreement, spread, token, summary)
+
+    def _lattice(
+        self, absent: Bool[Tensor, "batch network"], views: Float[Tensor, "batch view roi time"]
+    ) -> Bool[Tensor, "batch view network patch"]:
+        """Spread what is absent over both views and all patches."""
+        patches = views.shape[-1] // self.student.encoder.patch
+        return absent[:, None, :, None].expand(-1, 2, -1, patches)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -208,6 +222,10 @@ def _pair(both: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _rows(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Put all networks of all scans below one another."""
-    return pair[0].flatten(0, 1), pair[1].flatten(0, 1)
+def _rows(
+    pair: tuple[Tensor, Tensor], absent: Bool[Tensor, "batch network"] | None
+) -> tuple[Tensor, Tensor]:
+    """Put the networks of all scans below one another, but for those that are absent."""
+    if absent is None:
+        return pair[0].flatten(0, 1), pair[1].flatten(0, 1)
+    return pair[0][~absent], pair[1][~absent]

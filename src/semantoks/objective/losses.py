@@ -94,7 +94,7 @@ def token_agreement(
     student, teacher : Tensor of shape (batch, network, patch, dim)
         Unit vectors of the same windows; the student has seen them masked.
     mask : Tensor of shape (batch, network, patch)
-        True where the student's token was hidden; at least one a window.
+        True where the student's token was hidden; a window without any counts 0.
 
     Returns
     -------
@@ -102,4 +102,4 @@ def token_agreement(
         Scalar between -1 and 1.
     """
     cosine = (student * teacher).sum(-1)
-    return ((cosine * mask).sum((1, 2)) / mask.sum((1, 2))).mean()
+    return ((cosine * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,20 @@ class Progress(NamedTuple):
     seconds: float
 
 
+def check_tensorboard() -> None:
+    """Refuse to promise TensorBoard where it is not installed.
+
+    Raises
+    ------
+    ConfigurationError
+        If TensorBoard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigurationError(
+            "logging.tensorboard needs an extra: pip install 'semantoks[tensorboard]'."
+        )
+
+
 @contextlib.contextmanager
 def tensorboard(folder: Path) -> Iterator[Callable[[Progress], None]]:
     """Open an event file for TensorBoard.
@@ -62,18 +77,9 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Progress], None]]:
     ------
     callable
         Writes the numbers of a `Progress`.
-
-    Raises
-    ------
-    ConfigurationError
-        If TensorBoard is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigurationError(
-            "logging.tensorboard needs an extra: pip install 'semantoks[tensorboard]'."
-        ) from error
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder)) as writer:
 
         def write(row: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semantoks.model.encoder import Encoding
@@ -38,7 +38,11 @@ class Health(NamedTuple):
 
 @torch.no_grad()
 def examine(
-    model: Distillation, windows: Float[Tensor, "batch roi time"], *, batch_size: int = 64
+    model: Distillation,
+    windows: Float[Tensor, "batch roi time"],
+    mask: Bool[Tensor, "batch network patch"] | None = None,
+    *,
+    batch_size: int = 64,
 ) -> Health:
     """Look at the health of a model.
 
@@ -48,6 +52,8 @@ def examine(
         Student and teacher.
     windows : Tensor of shape (batch, roi, time)
         Windows without augmentation, the same at every look.
+    mask : Tensor of shape (batch, network, patch), optional
+        True for the networks that a scan lacks.
     batch_size : int
         Windows encoded at once.
 
@@ -57,9 +63,10 @@ def examine(
         Five numbers.
     """
     features, student_teacher, tokens = [], [], []
-    for part in torch.split(windows, batch_size):
-        teacher: Encoding = model.teacher.encoder(part)
-        student: Encoding = model.student.encoder(part)
+    for rows in torch.split(torch.arange(len(windows)), batch_size):
+        part, hidden = windows[rows], None if mask is None else mask[rows]
+        teacher: Encoding = model.teacher.encoder(part, hidden)
+        student: Encoding = model.student.encoder(part, hidden)
         pooled = teacher.tokens.flatten(1, 2).mean(1)
         features.append(torch.cat([pooled, teacher.summary], dim=1))
         student_teacher.append(torch.cosine_similarity(teacher.summary, student.summary, dim=-1))

@@ -10,8 +10,10 @@ import torch
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
+from semantoks.model.tokenizer import token_atlas
 from semantoks.objective.distillation import Distillation
 from semantoks.training.config import Configuration, ModelConfig
+from semantoks.training.views import check_masks
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
@@ -72,6 +74,9 @@ def make_plan(store: Store, configuration: Configuration) -> Plan:
             f"(the shortest has {int(store.lengths.min())}). Prepare with --min-samples {window}, "
             "or set model.window to a smaller multiple of model.patch."
         )
+    patches = window // configuration.model.patch
+    lattice = token_atlas(store.atlas, configuration.model.spatial)
+    check_masks(len(lattice.network_names), patches, configuration.masks)
     batch_size = min(configuration.optimization.batch_size, subjects)
     steps_an_epoch = subjects // batch_size
     steps = steps_an_epoch * configuration.optimization.epochs

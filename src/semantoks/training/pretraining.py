@@ -6,21 +6,22 @@ import contextlib
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.files import replacing
 from semantoks.model.checkpoint import save_encoder
+from semantoks.model.provenance import hash_subjects
 from semantoks.objective.distillation import LossTerms
+from semantoks.training.batches import WEIGHTS, Batch, Batches, mix
 from semantoks.training.config import Configuration, paper, to_yaml
-from semantoks.training.events import Progress, ignore, tensorboard
+from semantoks.training.events import Progress, check_tensorboard, ignore, tensorboard
 from semantoks.training.monitoring import Health, examine
 from semantoks.training.optimization import Schedule, make_optimizer, optimizer_step, schedule
 from semantoks.training.plan import choose_device, make_model, make_plan
@@ -28,19 +29,14 @@ from semantoks.training.run import (
     Log,
     graceful_stop,
     load_checkpoint,
+    read_json,
     save_checkpoint,
     versions,
     write_json,
 )
-from semantoks.training.views import augment, draw_masks, draw_scans, draw_windows
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
-
-HEALTH_WINDOWS = 256
-# Streams of randomness of one seed; a stream and a step (or epoch) decide every draw, so that a
-# resumed run draws what an uninterrupted one would have drawn.
-_WEIGHTS, _ORDER, _WINDOWS, _AUGMENTATION, _MASKS, _HEALTH = range(6)
 
 
 @dataclass(frozen=True)
@@ -64,21 +60,6 @@ class Run:
     steps: int
     status: str
     seconds: float
-
-
-class Batch(NamedTuple):
-    """What one step sees.
-
-    Parameters
-    ----------
-    views : Tensor of shape (batch, view, roi, time)
-        Augmented windows.
-    masks : Tensor of shape (batch, view, network, patch) or None
-        What the student does not see; None on steps without masks.
-    """
-
-    views: Tensor
-    masks: Tensor | None
 
 
 def pretrain(
@@ -149,20 +130,26 @@ class Pretraining:
         self.plan = make_plan(store, configuration)
         self.device = choose_device(configuration.device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(configuration.seed, _WEIGHTS))
+            torch.manual_seed(mix(configuration.seed, WEIGHTS))
             self.model = make_model(store, configuration).to(self.device)
         self.optimizer = make_optimizer(self.model.student, configuration.optimization)
-        self.health_windows = self._draw_health_windows()
+        self.batches = Batches(store, configuration, self.plan, self.model.student.encoder)
+        self.health_windows, self.health_mask = self.batches.health_windows()
         self.step = 0
-        self.times: dict[str, str] = {}
+        self.started = _now()
+        self.seconds_before = 0.0
+        self.damaged: tuple[Path, ...] = ()
         if resume:
             self._restore()
         elif folder.exists():
             raise InputError(
                 f"{folder} exists. Choose another --out, or go on with that run with --resume."
             )
+        if configuration.logging.tensorboard:
+            check_tensorboard()
         folder.mkdir(parents=True, exist_ok=resume)
-        (folder / "config.yaml").write_text(to_yaml(configuration), encoding="utf-8")
+        with replacing(folder / "config.yaml") as path:
+            path.write_text(to_yaml(configuration), encoding="utf-8")
         after = self.step if resume else None
         columns = [name for name in Progress._fields if name != "steps"]
         self.metrics = Log(folder, "metrics", columns, after=after)
@@ -182,11 +169,13 @@ class Pretraining:
             How it ended.
         """
         began = time.perf_counter()
+        if self.step == self.plan.steps and (self.folder / "model").exists():
+            return Run(self.folder, self.step, self.plan.steps, "finished", self.seconds_before)
         self._describe("running", 0.0)
         if self.step == 0:
             self._look_at_health()
         with graceful_stop() as stopped, self._events() as events:
-            for batch in self._batches():
+            for batch in self.batches.after(self.step):
                 row = self._train(batch, began)
                 if self.step % self.configuration.logging.steps == 0 or self.step == row.steps:
                     self.metrics.write({name: _rounded(v) for name, v in row._asdict().items()})
@@ -204,34 +193,12 @@ class Pretraining:
         self._describe(status, seconds)
         return Run(self.folder, self.step, self.plan.steps, status, seconds)
 
-    def _batches(self) -> Iterator[Batch]:
-        """Draw the batches of all steps that are left."""
-        plan = self.plan
-        while self.step < plan.steps:
-            epoch, first = divmod(self.step, plan.steps_an_epoch)
-            order = draw_scans(self.store.subject_codes, self._rng(_ORDER, epoch))
-            for place in range(first, plan.steps_an_epoch):
-                yield self._draw(order[place * plan.batch_size : (place + 1) * plan.batch_size])
-
-    def _draw(self, scans: NDArray[np.intp]) -> Batch:
-        """Draw the windows and masks of this step."""
-        config = self.configuration
-        rng = self._rng(_WINDOWS, self.step)
-        views = draw_windows(self.store, scans, window=config.model.window, rng=rng)
-        generator = self._generator(_AUGMENTATION, self.step)
-        views = augment(views.to(self.device), config.views, generator)
-        generator = self._generator(_MASKS, self.step)
-        masked = torch.rand((), generator=generator, device=self.device)
-        if masked >= config.masks.probability:
-            return Batch(views, None)
-        networks = len(self.store.atlas.network_names)
-        patches = config.model.window // config.model.patch
-        return Batch(views, draw_masks(len(scans), networks, patches, config.masks, generator))
-
     def _train(self, batch: Batch, began: float) -> Progress:
         """Do one optimizer step and move the teacher."""
         now = self._schedule()
-        terms: LossTerms = self.model(batch.views, batch.masks, curriculum=now.curriculum)
+        terms: LossTerms = self.model(
+            batch.views, batch.masks, curriculum=now.curriculum, absent=batch.absent
+        )
         total = float(terms.total.detach())
         if not math.isfinite(total):
             raise InputError(self._not_finite(total))
@@ -281,17 +248,10 @@ class Pretraining:
 
     def _look_at_health(self) -> None:
         """Examine the model on the same windows as ever and write it down."""
-        found = examine(self.model, self.health_windows)
+        found = examine(self.model, self.health_windows, self.health_mask)
         epoch = self.step // max(self.plan.steps_an_epoch, 1)
         row = {"step": self.step, "epoch": epoch, **found._asdict()}
         self.health.write({name: _rounded(value) for name, value in row.items()})
-
-    def _draw_health_windows(self) -> Tensor:
-        """Cut one window from up to 256 scans, each of another subject."""
-        rng = self._rng(_HEALTH, 0)
-        scans = draw_scans(self.store.subject_codes, rng)[:HEALTH_WINDOWS]
-        windows = draw_windows(self.store, scans, window=self.configuration.model.window, rng=rng)
-        return windows[:, 0].contiguous().to(self.device)
 
     def _save(self) -> Path:
         """Write a checkpoint of everything that the next step depends on."""
@@ -306,7 +266,7 @@ class Pretraining:
 
     def _restore(self) -> None:
         """Take up the newest checkpoint, if recipe and cohort are the same."""
-        content = load_checkpoint(self.folder)
+        content, self.damaged = load_checkpoint(self.folder)
         if content["configuration"] != to_yaml(self.configuration):
             raise ConfigurationError(
                 f"the run in {self.folder} was started with another configuration. Resume it with "
@@ -320,17 +280,28 @@ class Pretraining:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step = content["step"]
+        described = read_json(self.folder / "run.json")
+        self.started = described.get("started", self.started)
+        self.seconds_before = described.get("seconds", 0.0)
 
     def _save_model(self) -> None:
         """Write the teacher's encoder."""
-        if (self.folder / "model").exists():  # a finished run that is resumed has nothing to add
-            return
         save_encoder(
             self.model.teacher.encoder,
             self.folder / "model",
             preprocessing=self.store.preprocessing.to_dict(),
-            provenance=self._provenance(),
+            provenance=self._travelling_provenance(),
         )
+
+    def _travelling_provenance(self) -> dict[str, Any]:
+        """Say what the run is made of to those who have neither its folder nor its store."""
+        provenance = self._provenance()
+        del provenance["store"]["path"]
+        subjects = self.store.scans["subject"].unique()
+        return provenance | {
+            "recipe": self.configuration.model_dump(mode="json"),
+            "subjects": hash_subjects(subjects, salt=self.store.fingerprint),
+        }
 
     def _provenance(self) -> dict[str, Any]:
         """Say what the run is made of."""
@@ -353,9 +324,13 @@ class Pretraining:
 
     def _describe(self, status: str, seconds: float) -> None:
         """Write run.json."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.times = {"started": now} if status == "running" else self.times | {"finished": now}
-        content = {"status": status, "step": self.step, "seconds": round(seconds, 1), **self.times}
+        content = {
+            "status": status,
+            "step": self.step,
+            "started": self.started,
+            "finished": None if status == "running" else _now(),
+            "seconds": round(self.seconds_before + seconds, 1),
+        }
         write_json(self.folder / "run.json", content | self._provenance())
 
     def _not_finite(self, total: float) -> str:
@@ -374,19 +349,10 @@ class Pretraining:
             return tensorboard(self.folder / "tensorboard")
         return contextlib.nullcontext(ignore)
 
-    def _rng(self, stream: int, count: int) -> np.random.Generator:
-        """Make NumPy's source of randomness for a stream and a step or epoch."""
-        return np.random.default_rng([self.configuration.seed, stream, count])
 
-    def _generator(self, stream: int, count: int) -> torch.Generator:
-        """Make PyTorch's source of randomness for a stream and a step."""
-        generator = torch.Generator(self.device)
-        return generator.manual_seed(_seed(self.configuration.seed, stream, count))
-
-
-def _seed(*words: int) -> int:
-    """Mix numbers into one seed."""
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+def _now() -> str:
+    """Return the time in the form of ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _number(value: Tensor | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import platform
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -106,6 +107,8 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any], *, keep: i
     try:
         with replacing(path) as beside:
             torch.save({"format_version": CHECKPOINT_VERSION, "step": step, **content}, beside)
+            with replacing(_checksum_file(path)) as checksum:
+                checksum.write_text(_checksum(beside), encoding="ascii")
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError of its archive writer.
         last = max(folder.glob("step-*.pt"), default=None)
@@ -115,12 +118,28 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any], *, keep: i
             "--resume."
         ) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+        _checksum_file(old).unlink(missing_ok=True)
         old.unlink()
     return path
 
 
-def load_checkpoint(run: Path) -> dict[str, Any]:
-    """Load the newest checkpoint of a run.
+class Checkpoint(NamedTuple):
+    """A checkpoint as read.
+
+    Parameters
+    ----------
+    content : dict
+        What `save_checkpoint` was given, with ``step``.
+    damaged : tuple of Path
+        Newer checkpoints that could not be used.
+    """
+
+    content: dict[str, Any]
+    damaged: tuple[Path, ...]
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Load the newest checkpoint of a run that is whole.
 
     Parameters
     ----------
@@ -129,26 +148,36 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        What `save_checkpoint` was given, with ``step``.
+    Checkpoint
+        Its content, and newer ones that are damaged.
 
     Raises
     ------
     InputError
-        If there is none or it cannot be read.
+        If there is none that can be read.
     """
-    path = max((run / "checkpoints").glob("step-*.pt"), default=None)
-    if path is None:
-        raise InputError(f"{run} holds no checkpoint to resume from; start the run anew.")
-    try:
+    paths = sorted((run / "checkpoints").glob("step-*.pt"), reverse=True)
+    for i, path in enumerate(paths):
+        checksum = _checksum_file(path)
+        if not checksum.is_file() or checksum.read_text(encoding="ascii") != _checksum(path):
+            continue
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(
-            f"checkpoint {path} is damaged ({error}). Remove it to resume from an earlier one."
-        ) from error
-    if content["format_version"] > CHECKPOINT_VERSION:
-        raise InputError(f"checkpoint {path} was written by a newer semantoks; update yours.")
-    return content
+        if content["format_version"] > CHECKPOINT_VERSION:
+            raise InputError(f"checkpoint {path} was written by a newer semantoks; update yours.")
+        return Checkpoint(content, tuple(paths[:i]))
+    damaged = f"; {len(paths)} are damaged" if paths else ""
+    raise InputError(f"{run} holds no checkpoint to resume from{damaged}. Start the run anew.")
+
+
+def _checksum_file(checkpoint: Path) -> Path:
+    """Say where the checksum of a checkpoint stands."""
+    return checkpoint.with_suffix(".sha256")
+
+
+def _checksum(path: Path) -> str:
+    """Compute the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -163,6 +192,31 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read JSON that `write_json` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}); restore it.") from error
+    return content
 
 
 def versions() -> dict[str, str]:
@@ -183,7 +237,9 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question that the loop can ask between steps.
+    """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a question to be asked between steps.
+
+    Clusters announce the end of a job by SIGTERM or SIGUSR1.
 
     Yields
     ------
@@ -194,7 +250,9 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        kinds.append(signal.SIGUSR1)
     before = {kind: signal.getsignal(kind) for kind in kinds}
 
     def ask(number: int, frame: FrameType | None) -> None:

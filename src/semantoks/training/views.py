@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semantoks.errors import ConfigurationError
 from semantoks.training.config import MasksConfig, ViewsConfig
 
 if TYPE_CHECKING:
@@ -135,11 +136,14 @@ def draw_masks(
     """
     rows = batch * VIEWS
     device = generator.device
-    if config.kind == "random":
+    kind = config.kind
+    if kind == "slice" and 1 in (networks, patches):  # a slice of the only one would hide all
+        kind = "temporal" if networks == 1 else "network"
+    if kind == "random":
         masks = _random_tokens(rows, networks, patches, config, generator)
-    elif config.kind == "network":
+    elif kind == "network":
         masks = _network_slices(rows, networks, patches, config, generator)
-    elif config.kind == "temporal":
+    elif kind == "temporal":
         masks = _temporal_slices(rows, networks, patches, config, generator)
     else:
         of_networks = torch.rand(rows, 1, 1, generator=generator, device=device) < 0.5
@@ -149,6 +153,29 @@ def draw_masks(
             _temporal_slices(rows, networks, patches, config, generator),
         )
     return masks.view(batch, VIEWS, networks, patches)
+
+
+def check_masks(networks: int, patches: int, config: MasksConfig) -> None:
+    """Refuse masks that would hide everything.
+
+    Parameters
+    ----------
+    networks, patches : int
+        Size of the lattice of tokens.
+    config : MasksConfig
+        Kind of masks.
+
+    Raises
+    ------
+    ConfigurationError
+        If the lattice is too small for the kind of masks.
+    """
+    along = {"network": networks, "temporal": patches}.get(config.kind, networks * patches)
+    if config.probability > 0 and along < 2:
+        raise ConfigurationError(
+            f"masks.kind = {config.kind} would hide every token of {networks} network(s) and "
+            f"{patches} patch(es) a window; choose another kind, or set masks.probability=0."
+        )
 
 
 def _network_slices(

@@ -1,0 +1,149 @@
+"""What every step sees, decided by the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semantoks.model.encoder import SemantoksEncoder, network_mask
+from semantoks.training.config import Configuration
+from semantoks.training.plan import Plan
+from semantoks.training.views import augment, draw_masks, draw_scans, draw_windows
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
+
+HEALTH_WINDOWS: Final = 256
+# Streams of randomness of one seed; a stream and a step (or epoch) decide every draw, so that a
+# resumed run draws what an uninterrupted one would have drawn.
+WEIGHTS, _ORDER, _WINDOWS, _AUGMENTATION, _MASKS, _HEALTH = range(6)
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Parameters
+    ----------
+    views : Tensor of shape (batch, view, roi, time)
+        Augmented windows.
+    masks : Tensor of shape (batch, view, network, patch) or None
+        What the student does not see; None on steps without masks.
+    absent : Tensor of shape (batch, network) or None
+        Networks that a scan lacks; None if none does.
+    """
+
+    views: Tensor
+    masks: Tensor | None
+    absent: Tensor | None
+
+
+class Batches:
+    """Draws the batches of a run.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort.
+    configuration : Configuration
+        Views, masks and seed.
+    plan : Plan
+        How the cohort is cut into steps.
+    encoder : SemantoksEncoder
+        The student's encoder, for its lattice of tokens and the device that it is on.
+    """
+
+    def __init__(
+        self, store: Store, configuration: Configuration, plan: Plan, encoder: SemantoksEncoder
+    ) -> None:
+        self.store, self.configuration, self.plan = store, configuration, plan
+        self.device = encoder.cls_token.device
+        self.network_valid = encoder.network_valid(store.valid)
+
+    def after(self, step: int) -> Iterator[Batch]:
+        """Draw the batches of all steps that are left.
+
+        Parameters
+        ----------
+        step : int
+            Optimizer steps done.
+
+        Yields
+        ------
+        Batch
+            What the next step sees.
+        """
+        for at in range(step, self.plan.steps):
+            epoch, place = divmod(at, self.plan.steps_an_epoch)
+            if place == 0 or at == step:
+                order = draw_scans(self.store.subject_codes, self._rng(_ORDER, epoch))
+            yield self._draw(order[place * self.plan.batch_size :][: self.plan.batch_size], at)
+
+    def _draw(self, scans: NDArray[np.intp], step: int) -> Batch:
+        """Draw the windows and masks of a step."""
+        config = self.configuration
+        rng = self._rng(_WINDOWS, step)
+        views = draw_windows(self.store, scans, window=config.model.window, rng=rng)
+        generator = self._generator(_AUGMENTATION, step)
+        views = augment(views.to(self.device), config.views, generator)
+        generator = self._generator(_MASKS, step)
+        masked = torch.rand((), generator=generator, device=self.device)
+        absent = self._absent(scans)
+        if masked >= config.masks.probability:
+            return Batch(views, None, absent)
+        networks = self.network_valid.shape[1]
+        patches = config.model.window // config.model.patch
+        masks = draw_masks(len(scans), networks, patches, config.masks, generator)
+        return Batch(views, masks, absent)
+
+    def _absent(self, scans: NDArray[np.intp]) -> Tensor | None:
+        """Say which networks the scans lack."""
+        valid = self.network_valid[scans]
+        return None if valid.all() else torch.from_numpy(~valid).to(self.device)
+
+    def health_windows(self) -> tuple[Tensor, Tensor | None]:
+        """Cut one window from up to 256 scans, each of another subject.
+
+        Returns
+        -------
+        windows : Tensor of shape (batch, roi, time)
+            The same at every call.
+        mask : Tensor of shape (batch, network, patch) or None
+            True for networks that a scan lacks.
+        """
+        rng = self._rng(_HEALTH, 0)
+        scans = draw_scans(self.store.subject_codes, rng)[:HEALTH_WINDOWS]
+        windows = draw_windows(self.store, scans, window=self.configuration.model.window, rng=rng)
+        patches = self.configuration.model.window // self.configuration.model.patch
+        mask = network_mask(self.network_valid[scans], patches)
+        windows = windows[:, 0].contiguous().to(self.device)
+        return windows, None if mask is None else mask.to(self.device)
+
+    def _rng(self, stream: int, count: int) -> np.random.Generator:
+        """Make NumPy's source of randomness for a stream and a step or epoch."""
+        return np.random.default_rng([self.configuration.seed, stream, count])
+
+    def _generator(self, stream: int, count: int) -> torch.Generator:
+        """Make PyTorch's source of randomness for a stream and a step."""
+        generator = torch.Generator(self.device)
+        return generator.manual_seed(mix(self.configuration.seed, stream, count))
+
+
+def mix(*words: int) -> int:
+    """Mix numbers into one seed.
+
+    Parameters
+    ----------
+    *words : int
+        A seed, a stream, a step.
+
+    Returns
+    -------
+    int
+        A seed of 63 bits.
+    """
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
