@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 SIMULATED_NETWORKS: Final = {"Vis": 8, "SomMot": 8, "DorsAttn": 8, "Cont": 8, "Default": 8}
 """Networks of the default atlas of a simulated cohort, and their numbers of ROIs."""
 
+_STEP: Final = 2.0
+"""Seconds for which memory of the ROIs' noise and frequency of movements are given below."""
+
 _CORNERS: Final = (0.07, 0.08, 0.06, 0.05, 0.055)
 """Corner frequencies in Hz of the networks' signals, used in turn."""
 
@@ -65,6 +68,9 @@ def simulate_cohort(
     - the site: colour and strength of the ROIs' noise and the gain of the scanner;
     - motion: spikes and drifts in all ROIs, more of them the larger the mean displacement, which
       depends on nothing else.
+
+    All of it is a process in seconds, of which `t_r` only says where it is sampled: a cohort at a
+    very short repetition time, thinned, is the same brains at several longer ones.
 
     ``handedness`` means nothing: no method can decode it. Handedness and sites are dealt evenly to
     patients and controls, lest chance ties them to the diagnosis.
@@ -223,7 +229,9 @@ def _draw_persons(
 ) -> list[_Person]:
     """Draw people; every person's brain varies around what the planted effects make of it."""
     patients = _spread(np.zeros(n), 2, random) == 1
-    left_handed = _spread(patients, 2, random) == 1
+    # Drawn, not dealt: what is dealt evenly within diagnosis is unbalanced the other way in the
+    # people left out, so that features which know the diagnosis would fall below chance.
+    left_handed = random.random(n) < 0.5
     site = _spread(patients, sites, random)
     persons = []
     for number in range(n):
@@ -289,8 +297,8 @@ def _simulate_scan(
     series = np.empty((len(atlas), n_samples))
     for network, rois in zip(networks, atlas.network_indices, strict=True):
         series[rois] = person.loadings[rois, None] * network
-    series += _roi_noise(person.site, series.shape, random)
-    series += _movement(motion, n_samples, random) * random.uniform(0.5, 1.5, (len(atlas), 1))
+    series += _roi_noise(person.site, series.shape, t_r, random)
+    series += _movement(motion, n_samples, t_r, random) * random.uniform(0.5, 1.5, (len(atlas), 1))
     gain = 10.0 * (1 + 0.5 * person.site)
     return 1000.0 + gain * series
 
@@ -307,19 +315,22 @@ def _coloured_noise(
     return np.asarray(signals / signals.std(axis=1, keepdims=True))
 
 
-def _roi_noise(site: int, shape: tuple[int, int], random: np.random.Generator) -> Array:
+def _roi_noise(site: int, shape: tuple[int, int], t_r: float, random: np.random.Generator) -> Array:
     """Draw the noise of every ROI; each site has a colour and a strength of its own."""
-    memory = 0.1 + 0.3 * (site % 3)
-    white = random.standard_normal((shape[0], shape[1] + 50))
-    noise = signal.lfilter([np.sqrt(1 - memory**2)], [1.0, -memory], white, axis=1)[:, 50:]
+    # An exponential memory: whatever the repetition time, these are samples of one process.
+    memory = (0.1 + 0.3 * (site % 3)) ** (t_r / _STEP)
+    settling = round(50 * _STEP / t_r)
+    white = random.standard_normal((shape[0], shape[1] + settling))
+    noise = signal.lfilter([np.sqrt(1 - memory**2)], [1.0, -memory], white, axis=1)[:, settling:]
     return np.asarray((1 + 0.05 * (site % 5)) * noise)
 
 
-def _movement(motion: float, n_samples: int, random: np.random.Generator) -> Array:
+def _movement(motion: float, n_samples: int, t_r: float, random: np.random.Generator) -> Array:
     """Draw what head movement adds to all ROIs: spikes and a slow drift, shape (1, time)."""
-    spikes = random.random(n_samples) < 0.2 * motion
+    spikes = random.random(n_samples) < 0.2 * motion * t_r / _STEP
     # The signal recovers from a movement over several samples.
-    jumps = signal.lfilter([1.0], [1.0, -0.7], spikes * random.normal(0, 4, n_samples))
+    recovery = 0.7 ** (t_r / _STEP)
+    jumps = signal.lfilter([1.0], [1.0, -recovery], spikes * random.normal(0, 4, n_samples))
     drift = np.linspace(-1, 1, n_samples) * random.normal(0, 4 * motion)
     wander = np.cumsum(random.standard_normal(n_samples)) / np.sqrt(n_samples)
     return np.asarray((jumps + drift + 2 * motion * wander)[None, :])
