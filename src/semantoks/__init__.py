@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from semantoks.benchmark.baselines.connectivity import connectivity_features
     from semantoks.benchmark.comparison import Comparison, compare, write_comparison
     from semantoks.data.atlas import Atlas
+    from semantoks.data.placement import place_rois
     from semantoks.data.preparation import PreparationReport, prepare
     from semantoks.data.preprocessing import Preprocessing, preprocess
     from semantoks.data.recording import Recording
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from semantoks.errors import ConfigurationError, InputError
     from semantoks.evaluation.embedding import embed
     from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
+    from semantoks.evaluation.features import SemantoksFeatures
     from semantoks.interpretation.report import write_report
     from semantoks.model.checkpoint import load_encoder, save_encoder
     from semantoks.model.encoder import Encoding, SemantoksEncoder
@@ -48,6 +50,7 @@ _HOME: Final = {
     "semantoks.benchmark.baselines.connectivity": ("connectivity_features",),
     "semantoks.benchmark.comparison": ("Comparison", "compare", "write_comparison"),
     "semantoks.data.atlas": ("Atlas",),
+    "semantoks.data.placement": ("place_rois",),
     "semantoks.data.preparation": ("PreparationReport", "prepare"),
     "semantoks.data.preprocessing": ("Preprocessing", "preprocess"),
     "semantoks.data.recording": ("Recording",),
@@ -58,6 +61,7 @@ _HOME: Final = {
     "semantoks.errors": ("ConfigurationError", "InputError"),
     "semantoks.evaluation.embedding": ("embed",),
     "semantoks.evaluation.embedding_file": ("Embeddings", "read_embeddings", "write_embeddings"),
+    "semantoks.evaluation.features": ("SemantoksFeatures",),
     "semantoks.interpretation.report": ("write_report",),
     "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),

@@ -1,0 +1,336 @@
+"""What is read out of an encoder: numbers of a window, averaged over the windows of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semantoks.data.placement import roi_positions
+from semantoks.data.store import Store
+from semantoks.errors import ConfigurationError, InputError, nearest
+from semantoks.model.encoder import Encoding, SemantoksEncoder, network_mask
+
+FeatureKind = Literal["mean+cls", "mean", "cls", "networks"]
+"""Mean token and CLS (the reference), either alone, or the mean token of every network."""
+
+SmallerAtlas = Literal["refuse", "mask"]
+"""What becomes of scans of an atlas that is a part of the model's."""
+
+Reader = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Scans that windows can be cut from, ROIs in the order of the model's atlas.
+
+    Parameters
+    ----------
+    lengths : ndarray of int, shape (scan,)
+        Samples of every scan.
+    valid : ndarray of bool, shape (scan, roi)
+        ROIs that carry signal.
+    read : callable
+        Takes scans (n,), first samples (n,) and a length; returns windows (n, roi, length).
+    name : callable
+        Takes the position of a scan; returns its name for messages.
+    """
+
+    lengths: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+    read: Reader
+    name: Callable[[int], str]
+
+
+def read_out(encoding: Encoding, features: FeatureKind = "mean+cls") -> Tensor:
+    """Reduce what the encoder says of windows to one row of numbers a window.
+
+    The mean is over all tokens; those of masked networks count, as in the released code.
+
+    Parameters
+    ----------
+    encoding : Encoding
+        Summary (batch, dim) and tokens (batch, network, patch, dim).
+    features : {"mean+cls", "mean", "cls", "networks"}
+        What is wanted.
+
+    Returns
+    -------
+    Tensor of shape (batch, feature)
+        2 dim, dim, dim or network * dim numbers a window, named by `feature_names`.
+
+    Examples
+    --------
+    >>> encoding = Encoding(torch.zeros(3, 8), torch.zeros(3, 7, 5, 8))
+    >>> read_out(encoding).shape, read_out(encoding, "networks").shape
+    (torch.Size([3, 16]), torch.Size([3, 56]))
+    """
+    if features == "networks":
+        return encoding.tokens.mean(2).flatten(1)
+    parts = {"mean": encoding.tokens.mean((1, 2)), "cls": encoding.summary}
+    return torch.cat([parts[name] for name in features.split("+")], 1)
+
+
+def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls") -> list[str]:
+    """Name the numbers of `read_out`, after the places on the network axis of the tokens.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        The model.
+    features : {"mean+cls", "mean", "cls", "networks"}
+        What is read out.
+
+    Returns
+    -------
+    list of str
+        mean_0000, ..., cls_0000, ..., or <network>_0000, ...
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such read-out.
+
+    Examples
+    --------
+    >>> from semantoks.data.atlas import Atlas
+    >>> encoder = SemantoksEncoder(Atlas.load("cc200"), dim=64, depth=0)
+    >>> feature_names(encoder, "networks")[64]
+    'Default_0000'
+    """
+    known = get_args(FeatureKind)
+    if features not in known:
+        raise ConfigurationError(
+            f"there are no features {features!r}; there are {', '.join(known)}."
+            + nearest(str(features), known)
+        )
+    parts = encoder.token_atlas.network_names if features == "networks" else features.split("+")
+    return [f"{part}_{i:04d}" for part in parts for i in range(encoder.dim)]
+
+
+def window_starts(length: int, window: int, n_windows: int) -> NDArray[np.int64]:
+    """Place windows evenly over a scan, the first at its beginning, the last at its end.
+
+    Parameters
+    ----------
+    length : int
+        Samples in the scan.
+    window : int
+        Samples in a window.
+    n_windows : int
+        How many windows are wanted.
+
+    Returns
+    -------
+    ndarray of int
+        First samples of the windows, rising; fewer than wanted if the scan has fewer places. One
+        window alone stands at the beginning.
+
+    Raises
+    ------
+    InputError
+        If the scan is shorter than a window, or no window is wanted.
+
+    Examples
+    --------
+    >>> window_starts(200, 100, 5)
+    array([  0,  25,  50,  75, 100])
+    >>> window_starts(101, 100, 8)
+    array([0, 1])
+    """
+    if n_windows < 1:
+        raise InputError(f"at least one window a scan is needed; {n_windows} were asked for.")
+    if length < window:
+        raise InputError(
+            f"a scan of {length} samples is shorter than the window of {window}. Leave it out, or "
+            "read shorter windows."
+        )
+    return np.unique(np.rint(np.linspace(0, length - window, n_windows)).astype(np.int64))
+
+
+def window_length(encoder: SemantoksEncoder, window: int | None) -> int:
+    """Return the length of the windows to read, the model's own if none is wanted.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        The model.
+    window : int or None
+        Samples that are wanted.
+
+    Returns
+    -------
+    int
+        Samples in a window.
+
+    Raises
+    ------
+    InputError
+        If it does not hold whole patches.
+    """
+    if window is None:
+        return encoder.window
+    patch = encoder.patch
+    if window < patch or window % patch:
+        raise InputError(
+            f"windows of {window} samples do not hold whole patches of {patch}; the nearest that "
+            f"do have {max(round(window / patch), 1) * patch}."
+        )
+    return window
+
+
+def scans_of(
+    store: Store, encoder: SemantoksEncoder, smaller_atlas: SmallerAtlas = "refuse"
+) -> Scans:
+    """Take the scans of a store, in the model's atlas.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    encoder : SemantoksEncoder
+        The model.
+    smaller_atlas : {"refuse", "mask"}
+        Whether a store whose ROIs are only a part of the model's is refused, or its ROIs are
+        placed by label and networks that it lacks are masked.
+
+    Returns
+    -------
+    Scans
+        The scans; series stay on the disk.
+
+    Raises
+    ------
+    InputError
+        If store and model do not have the same atlas, and it may not or cannot be placed.
+    """
+    if smaller_atlas not in get_args(SmallerAtlas):
+        raise ConfigurationError(f"smaller_atlas is 'refuse' or 'mask', not {smaller_atlas!r}.")
+
+    def name(scan: int) -> str:
+        return repr(store.scans["scan"].iloc[scan])
+
+    if store.atlas == encoder.atlas:
+        return Scans(store.lengths, store.valid, store.windows, name)
+    if smaller_atlas == "refuse":
+        raise InputError(
+            f"the store has atlas {store.atlas.name!r} (fingerprint {store.atlas.fingerprint}, "
+            f"{len(store.atlas)} ROIs), but the model was made for {encoder.atlas.name!r} "
+            f"(fingerprint {encoder.atlas.fingerprint}, {len(encoder.atlas)} ROIs). Prepare the "
+            "recordings with the model's atlas, or pretrain a model on this store."
+        )
+    placed = roi_positions(store.atlas, encoder.atlas)
+
+    def read(
+        scans: NDArray[np.int64], starts: NDArray[np.int64], length: int
+    ) -> NDArray[np.float32]:
+        windows = np.zeros((len(scans), len(encoder.atlas), length), dtype=np.float32)
+        windows[:, placed] = store.windows(scans, starts, length)
+        return windows
+
+    valid = np.zeros((len(store), len(encoder.atlas)), dtype=bool)
+    valid[:, placed] = store.valid
+    return Scans(store.lengths, valid, read, name)
+
+
+def encode_scans(
+    encoder: SemantoksEncoder,
+    scans: Scans,
+    *,
+    features: FeatureKind = "mean+cls",
+    windows: int = 8,
+    window: int | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Average the read-out over the windows of every scan.
+
+    Networks of which a scan has no valid ROI are masked in all its windows.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        The model; used where its weights are, and left in the mode that it came in.
+    scans : Scans
+        The scans.
+    features : {"mean+cls", "mean", "cls", "networks"}
+        What is read out.
+    windows : int
+        Windows a scan, evenly spaced.
+    window : int, optional
+        Samples in a window, a multiple of the model's patch; the model's window by default.
+    batch_size : int
+        Windows that are encoded at once.
+    progress : callable, optional
+        Called with the number of windows that are done and the number of all.
+
+    Returns
+    -------
+    ndarray of float32, shape (scan, feature)
+        One row a scan.
+
+    Raises
+    ------
+    InputError
+        If a scan is shorter than a window, or features come out that are not finite.
+    """
+    n_features = len(feature_names(encoder, features))
+    length = window_length(encoder, window)
+    if batch_size < 1:
+        raise InputError(f"the batch size must be at least 1; {batch_size} was asked for.")
+    scan, start = _place_windows(scans, length, windows)
+    totals = np.zeros((len(scans.lengths), n_features))
+    network_valid = encoder.network_valid(scans.valid)
+    device = next(encoder.parameters()).device
+    with _evaluating(encoder):
+        for first in range(0, len(scan), batch_size):
+            batch = slice(first, first + batch_size)
+            series = torch.from_numpy(scans.read(scan[batch], start[batch], length))
+            mask = network_mask(network_valid[scan[batch]], length // encoder.patch)
+            encoding = encoder(series.to(device), None if mask is None else mask.to(device))
+            np.add.at(totals, scan[batch], read_out(encoding, features).cpu().numpy())
+            if progress is not None:
+                progress(min(first + batch_size, len(scan)), len(scan))
+    rows = totals / np.bincount(scan, minlength=len(totals))[:, None]
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the features of {len(broken)} scan(s) are not finite, the first is "
+            f"{scans.name(int(broken[0]))}: the model's weights or this scan are broken."
+        )
+    return rows.astype(np.float32)
+
+
+def _place_windows(
+    scans: Scans, window: int, windows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the scan and the first sample of every window."""
+    short = np.flatnonzero(scans.lengths < window)
+    if len(short):
+        raise InputError(
+            f"{len(short)} scan(s) are shorter than the window of {window} samples, the first is "
+            f"{scans.name(int(short[0]))} with {scans.lengths[short[0]]}. Leave them out (prepare "
+            f"the store with min_samples={window}), or read shorter windows (window, in whole "
+            "patches)."
+        )
+    starts = [window_starts(int(length), window, windows) for length in scans.lengths]
+    scan = np.repeat(np.arange(len(starts), dtype=np.int64), [len(s) for s in starts])
+    return scan, np.concatenate([*starts, np.empty(0, dtype=np.int64)])
+
+
+@contextmanager
+def _evaluating(encoder: SemantoksEncoder) -> Iterator[None]:
+    """Switch to evaluation without gradients, and back."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        encoder.train(training)
