@@ -27,9 +27,8 @@ class World:
         return self.root / name
 
 
-TINY = ["--recipe", "tiny"]
-for setting in ("optimization.epochs=1", "model.dim=16", "model.head_dim=8"):
-    TINY += ["--set", setting]
+SETTINGS = "optimization.epochs=1 optimization.warmup_epochs=0 model.dim=16 model.head_dim=8"
+TINY = ["--recipe", "tiny", *(word for s in SETTINGS.split() for word in ("--set", s))]
 
 
 def succeed(*words: object) -> None:
@@ -297,7 +296,7 @@ def test_existing_store_is_kept(world: World, capsys: pytest.CaptureFixture[str]
         ("--recipe papper", 2, ["Did you mean 'paper'"]),
         ("--set model.window=200", 1, ["shorter than a window of 200"]),
         ("--set device=cuda:7", 2, ["cuda:7"]),
-        ("--resume", 1, ["no checkpoint"]),
+        ("--resume", 1, ["no checkpoint to resume"]),
         ("--epochs 3", 2, ["--epochs"]),
     ],
 )
@@ -439,9 +438,18 @@ def test_wrong_command_lines(
     rejected(capsys, [*words.split()], 2, *expected)
 
 
-def test_debug_shows_where(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no"):
-        run(["info", str(tmp_path), "--debug"])
+def test_debug_shows_where_and_keeps_the_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["info", str(tmp_path), "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert run(["pretrain", "--data", "x", "--out", "y", "--recipe", "z", "--debug"]) == 2
+
+
+def test_info_of_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rejected(capsys, ["info", tmp_path / "nowhere"], 1, "does not exist")
+    (tmp_path / "run.json").write_text("{")
+    rejected(capsys, ["info", tmp_path], 1, "run.json", "damaged")
 
 
 def test_report_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Output:
             What JSON can hold.
         """
         if self.json:
-            print(json.dumps(content, default=str, indent=1))  # noqa: T201
+            print(json.dumps(_finite(content), default=str, indent=1))  # noqa: T201
 
     @contextmanager
     def progress(self, what: str, detail: str = "") -> Iterator[Callable[[int, int, str], None]]:
@@ -103,6 +104,15 @@ class Output:
                 bar.update(task, completed=done, total=total, detail=detail)
 
             yield advance
+
+
+def _finite(content: Any) -> Any:
+    """Replace what JSON has no word for, NaN and infinity, by null."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def rows_table(title: str, rows: dict[str, Any]) -> Table:
