@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -49,12 +51,13 @@ def test_more_scans_than_there_are_means_all(small_store):
     assert token_similarity(small_store, encoder_of(small_store.atlas), 999).n_scans == 24
 
 
-def test_networks_that_are_missing_everywhere_are_unknown(small_store, monkeypatch):
-    valid = np.ones((24, 3), dtype=bool)
-    valid[:, 1] = False
-    valid[0, 2] = False
-    monkeypatch.setitem(small_store.__dict__, "network_valid", valid)
-    found = token_similarity(small_store, encoder_of(small_store.atlas))
+def test_networks_that_are_missing_everywhere_are_unknown(small_store):
+    _, second, third = small_store.atlas.network_indices
+    valid = np.ones((24, len(small_store.atlas)), dtype=bool)
+    valid[:, second] = False
+    valid[0, third] = False
+    store = dataclasses.replace(small_store, valid=valid)
+    found = token_similarity(store, encoder_of(store.atlas))
     assert np.isnan(found.matrix[1]).all()
     assert np.isfinite(found.matrix[np.ix_([0, 2], [0, 2])]).all()
     assert found.between == pytest.approx(found.matrix[0, 2])

@@ -104,6 +104,11 @@ def _embed(contents: RunContents, file: Path, provenance: Mapping[str, Any]) -> 
     options = []
     if "windows" in provenance:
         options.append(f"--windows {provenance['windows']}")
+    if provenance.get("features", "mean+cls") != "mean+cls":
+        options.append(f"--features {provenance['features']}")
+    model_window = provenance.get("model", {}).get("window")
+    if provenance.get("window", model_window) != model_window:
+        options.append(f"--window {provenance['window']}")
     if provenance.get("fresh_weights_seed") is not None:
         options.append(f"--untrained --seed {provenance['fresh_weights_seed']}")
     model = str(provenance.get("model_folder", contents.folder))

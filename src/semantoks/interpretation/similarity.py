@@ -82,17 +82,18 @@ def token_similarity(
     random = np.random.default_rng(seed)
     scans = np.sort(random.choice(long_enough, min(n_scans, len(long_enough)), replace=False))
     starts = random.integers(0, store.lengths[scans] - encoder.window + 1)
-    n = len(store.atlas.network_names)
+    names = encoder.token_atlas.network_names
+    n = len(names)
     sums, counts = np.zeros((n, n)), np.zeros((n, n))
     for first in range(0, len(scans), _BATCH):
         part = slice(first, first + _BATCH)
         tokens = _tokens(store, encoder, scans[part], starts[part])
-        valid = store.network_valid[scans[part]]
+        valid = encoder.network_valid(store.valid[scans[part]])
         both = valid[:, :, None] & valid[:, None, :]
         sums += np.where(both, _cosines(tokens), 0).sum(axis=0)
         counts += both.sum(axis=0)
     matrix = np.divide(sums, counts, out=np.full((n, n), np.nan), where=counts > 0)
-    return TokenSimilarity(matrix, store.atlas.network_names, len(scans))
+    return TokenSimilarity(matrix, names, len(scans))
 
 
 def _tokens(
@@ -101,7 +102,7 @@ def _tokens(
     """Return the tokens (batch, network, patch, dim) of windows."""
     device = next(encoder.parameters()).device
     windows = torch.from_numpy(store.windows(scans, starts, encoder.window)).to(device)
-    mask = network_mask(store.network_valid[scans], encoder.window // encoder.patch)
+    mask = network_mask(encoder.network_valid(store.valid[scans]), encoder.window // encoder.patch)
     with torch.inference_mode():
         tokens = encoder(windows, None if mask is None else mask.to(device)).tokens
     found: NDArray[np.float64] = tokens.double().cpu().numpy()
