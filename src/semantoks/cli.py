@@ -177,8 +177,8 @@ def prepare(
     out : Path
         Folder of the store; it must not exist.
     atlas : str
-        schaefer400-tian3-buckner7, schaefer400-tian3, schaefer400, cc200, or a TSV/CSV file with
-        the columns label and network.
+        schaefer400-tian3-buckner7, schaefer400-tian3, schaefer400, the same with 17 networks
+        (schaefer400-17networks...), cc200, or a TSV/CSV file with the columns label and network.
     format : str
         Layout of SOURCE.
     table : Path
