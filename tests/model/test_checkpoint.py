@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import stat
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,13 @@ def test_round_trip(folder: Path, tmp_path: Path) -> None:
     assert (model.preprocessing, model.provenance) == ({"target_t_r": 2.0}, {"seed": 3})
     assert model.encoder.atlas == ATLAS
     assert not model.encoder.training
+    model.encoder.license = "cc0-1.0"
     again = save_encoder(model.encoder, tmp_path / "again")
+    assert load_model(again)[1:] == model[1:]  # preprocessing and provenance travel on
+    assert load_encoder(again).license == "cc0-1.0"
+    assert "license: cc0-1.0" in (again / "README.md").read_text()
+    bare = save_encoder(model.encoder, tmp_path / "bare", preprocessing={}, provenance={})
+    assert load_model(bare)[1:] == ({}, {})
     series = torch.randn(2, 12, 40)
     torch.testing.assert_close(load_encoder(again)(series), model.encoder(series), rtol=0, atol=0)
 
@@ -52,10 +60,12 @@ def test_existing_folder_is_kept(folder: Path) -> None:
 
 
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("semantoks.model.checkpoint.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         save_encoder(SemantoksEncoder(ATLAS, dim=32, depth=0, head_dim=16), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -200,6 +210,12 @@ def test_seen_subjects() -> None:
     ("change", "words"),
     [
         ({"format_version": 99}, "install a newer semantoks"),
+        ({"format_version": 1}, "was changed after the model was saved"),
+        ({"format_version": 0}, "whole number from 1 to 2"),
+        ({"format_version": True}, "whole number from 1 to 2"),
+        ({"format_version": 1.5}, "whole number from 1 to 2"),
+        ({"format_version": "2"}, "whole number from 1 to 2"),
+        ({"format_version": None}, "whole number from 1 to 2"),
         ({"atlas": None}, "lacks"),
     ],
 )
@@ -220,3 +236,25 @@ def test_shuffled_atlas_is_noticed(folder: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="description was changed"):
         load_encoder(folder)
+
+
+def test_an_edited_version_does_not_switch_checksums_off(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"format_version": 1}
+    del config["checksum"]
+    path.write_text(json.dumps(config))
+    damage(folder / "model.safetensors")
+    with pytest.raises(InputError, match="is damaged: its SHA-256"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = save_encoder(
+            SemantoksEncoder(ATLAS, dim=32, depth=0, head_dim=16), tmp_path / "model"
+        )
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {mode}

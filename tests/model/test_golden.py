@@ -13,7 +13,8 @@ from torch import Tensor
 from semantoks.data.atlas import Atlas
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
-from semantoks.model.released import released_encoder, released_head
+from semantoks.model.released import released_encoder
+from semantoks.model.released_heads import released_head
 from semantoks.objective.distillation import Distillation
 from semantoks.training.config import ObjectiveConfig, OptimizationConfig
 from semantoks.training.optimization import make_optimizer, optimizer_step, schedule
@@ -43,10 +44,10 @@ def golden(shared: Path) -> Golden:
     )
     for name in ("student", "teacher"):
         branch = getattr(model, name)
-        released = released_encoder(state, branch.encoder, branch=name)
+        released = released_encoder(state, branch.encoder, branch=name, atlas="schaefer400")
         assert len(released.dead) == 200
         branch.encoder.load_state_dict(released.weights)
-        branch.head.load_state_dict(released_head(state, branch=name))
+        branch.head.load_state_dict(released_head(state, branch.head, branch=name))
     return Golden(np.load(shared / "golden" / "golden.npz"), model.eval())
 
 

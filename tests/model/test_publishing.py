@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
 from semantoks.cli import run
 from semantoks.data.atlas import Atlas
@@ -27,6 +27,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.license = self.card = ""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
         self.calls.append(("create_repo", {"repo_id": repo_id, "private": private}))
@@ -45,6 +46,8 @@ class Hub:
     ) -> SimpleNamespace:
         files = {p.name for p in folder_path.iterdir() if p.name in allow_patterns}
         self.calls.append(("upload_folder", {"files": files, "revision": revision}))
+        self.license = load_encoder(folder_path).license  # loads, so its checksums hold
+        self.card = (folder_path / "README.md").read_text()
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{COMMIT}")
 
 
@@ -138,6 +141,28 @@ def test_push_verb(
     assert run(["push", str(folder), "someone/brains", "--no-private"]) == 0
     assert COMMIT in capsys.readouterr().out
     assert hub.calls[0] == ("create_repo", {"repo_id": "someone/brains", "private": False})
+
+
+def test_push_with_a_license(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\n## Mine\n\nlicense: a line of my own\n")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(["push", str(folder), "someone/brains", "--license", "cc-by-4.0"]) == 0
+    assert hub.license == "cc-by-4.0"
+    assert ModelCard(hub.card).data.license == "cc-by-4.0"
+    assert "## Licence\n\n`cc-by-4.0`\n" in hub.card
+    assert "license: a line of my own" in hub.card  # what was written by hand stays
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(["push", str(folder), "someone/brains"]) == 0
+    assert hub.license == "unknown"
+    card.write_text("# No head\n\nlicense: none\n")
+    capsys.readouterr()
+    assert run(["push", str(folder), "someone/brains", "--license", "cc-by-4.0"]) == 1
+    assert "names no license" in capsys.readouterr().err
 
 
 def test_nothing_broken_is_pushed(folder: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any, Final
 
 import yaml
+
+from semantoks.errors import InputError
 
 _TAGS: Final = ["fmri", "neuroimaging", "brain", "foundation-model", "self-supervised-learning"]
 _LIMITS: Final = """\
@@ -57,6 +60,40 @@ def model_card(config: Mapping[str, Any]) -> str:
         "## Limits\n\n" + _LIMITS,
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def relicensed(card: str, old: str, new: str) -> str:
+    """Name another licence in a card, and leave the rest as it is.
+
+    Parameters
+    ----------
+    card : str
+        Markdown with a YAML head; it may have been edited.
+    old, new : str
+        The hub's identifiers of the two licences.
+
+    Returns
+    -------
+    str
+        The card.
+
+    Raises
+    ------
+    InputError
+        If its head names no licence.
+    """
+    head = re.match(r"---\n.*?^---$", card, flags=re.DOTALL | re.MULTILINE)
+    line = yaml.safe_dump({"license": new}).strip()
+    text, found = re.subn(
+        r"^license:.*$", lambda _: line, head[0] if head else "", count=1, flags=re.MULTILINE
+    )
+    if head is None or not found:
+        raise InputError(
+            "the head of the model's card README.md (between its two lines '---') names no "
+            "license; write one there, such as 'license: unknown'."
+        )
+    section = "## Licence\n\n"
+    return text + card[head.end() :].replace(section + _licence(old), section + _licence(new), 1)
 
 
 def _usage(config: Mapping[str, Any]) -> str:

@@ -10,14 +10,13 @@ from typing import Any, Final, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from semantoks import __version__
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
 from semantoks.files import new_folder
-from semantoks.model.card import model_card
+from semantoks.model.card import model_card, relicensed
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.hub import fetch_model, looks_like_hub_id
 
@@ -56,7 +55,7 @@ def save_encoder(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    license: str = "unknown",
+    license: str | None = None,
 ) -> Path:
     """Write an encoder to a new folder, whole or not at all.
 
@@ -67,11 +66,13 @@ def save_encoder(
     folder : str or Path
         Where to; it must not exist.
     preprocessing : mapping, optional
-        How series must be prepared for it.
+        How series must be prepared for it; by default what the encoder was loaded with.
     provenance : mapping, optional
-        What it was trained on and how; anything that JSON can hold.
-    license : str
-        The hub's identifier of the licence of the weights, such as "cc-by-4.0".
+        What it was trained on and how; anything that JSON can hold. By default what the encoder was
+        loaded with.
+    license : str, optional
+        The hub's identifier of the licence of the weights, such as "cc-by-4.0"; by default that
+        which the encoder was loaded with, or "unknown".
 
     Returns
     -------
@@ -85,24 +86,27 @@ def save_encoder(
     """
     folder = Path(folder)
     weights = {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
+    # Written here, since safetensors lets only the owner read the files that it writes.
+    content = safetensors.torch.save(weights, metadata={"format": "pt"})
     try:
         with new_folder(folder) as beside:
-            save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
+            (beside / "model.safetensors").write_bytes(content)
             config = {
                 "format_version": FORMAT_VERSION,
                 "semantoks_version": __version__,
                 "arguments": encoder.arguments,
                 "atlas": encoder.atlas.to_dict(),
-                "preprocessing": dict(preprocessing or {}),
-                "provenance": dict(provenance or {}),
-                "license": license,
+                "preprocessing": dict(
+                    encoder.preprocessing if preprocessing is None else preprocessing
+                ),
+                "provenance": dict(encoder.provenance if provenance is None else provenance),
+                "license": encoder.license if license is None else license,
                 "weights": {
                     "parameters": sum(p.numel() for p in encoder.parameters()),
-                    "sha256": _sha256((beside / "model.safetensors").read_bytes()),
+                    "sha256": _sha256(content),
                 },
             }
-            text = json.dumps(config | {"checksum": _checksum(config)}, indent=1)
-            (beside / "config.json").write_text(text, encoding="utf-8")
+            (beside / "config.json").write_text(_with_checksum(config), encoding="utf-8")
             (beside / "README.md").write_text(model_card(config), encoding="utf-8")
     except FileExistsError as error:
         raise InputError(f"{folder} exists; choose another folder or remove it.") from error
@@ -180,7 +184,30 @@ def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> 
             f"the weights in {path} do not fit its config.json: {' '.join(str(error).split())}"
         ) from error
     encoder.preprocessing, encoder.provenance = config["preprocessing"], config["provenance"]
+    encoder.license = config.get("license", encoder.license)
     return SavedModel(encoder.eval(), config["preprocessing"], config["provenance"])
+
+
+def change_license(folder: str | Path, license: str) -> None:
+    """Name another licence in the configuration and the card of a model folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder that `save_encoder` wrote.
+    license : str
+        The hub's identifier of the licence of the weights, such as "cc-by-4.0".
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or the card's head names no licence.
+    """
+    path, card = Path(folder) / "config.json", Path(folder) / "README.md"
+    config = _read_config(path)
+    text = relicensed(card.read_text(encoding="utf-8"), config["license"], license)
+    card.write_text(text, encoding="utf-8")
+    path.write_text(_with_checksum(config | {"license": license}), encoding="utf-8")
 
 
 def find_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
@@ -225,18 +252,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format_version"]
-        missing = (_FIELDS | _SINCE_2 if version >= 2 else _FIELDS) - set(config)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); copy it again.") from error
+    if type(version) is not int or version < 1:
+        raise InputError(
+            f"{path} is damaged: its format_version is {version!r}, not a whole number from 1 to "
+            f"{FORMAT_VERSION}. Copy the model again."
+        )
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path} has format version {version}, this semantoks ({__version__}) reads up to "
             f"{FORMAT_VERSION}; install a newer semantoks."
         )
+    missing = (_FIELDS | _SINCE_2 if version >= 2 else _FIELDS) - set(config)
     if missing:
         raise InputError(f"{path} lacks {', '.join(sorted(missing))}; copy the model again.")
     Atlas.from_dict(config["atlas"])  # its own fingerprint says best what was changed
-    if version >= 2 and config.pop("checksum") != _checksum(config):
+    # A checksum counts wherever there is one: a version that was edited must not switch it off.
+    if "checksum" in config and config.pop("checksum") != _checksum(config):
         raise InputError(
             f"{path} was changed after the model was saved (its checksum differs); copy the model "
             "again. What the card README.md says may be changed freely."
@@ -248,13 +281,13 @@ def _read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Read the weights and compare their checksum."""
     try:
         content = path.read_bytes()
-        if config["format_version"] >= 2 and _sha256(content) != config["weights"]["sha256"]:
+        if "weights" in config and _sha256(content) != config["weights"]["sha256"]:
             raise InputError(
                 f"{path} is damaged: its SHA-256 is not the one in config.json. Copy the model "
                 "again."
             )
         weights = safetensors.torch.load(content)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}); copy the model again.") from error
     return weights if config["format_version"] >= 2 else _from_version_1(weights)
 
@@ -268,6 +301,11 @@ def _from_version_1(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 name = name.replace(old, new, 1) if old in name else name
         renamed[name] = value
     return renamed
+
+
+def _with_checksum(config: Mapping[str, Any]) -> str:
+    """Write a configuration with its checksum as JSON."""
+    return json.dumps({**config, "checksum": _checksum(config)}, indent=1)
 
 
 def _checksum(config: Mapping[str, Any]) -> str:

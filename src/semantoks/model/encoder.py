@@ -124,9 +124,10 @@ class SemantoksEncoder(nn.Module):
         self.head_dim, self.window, self.patch = head_dim, window, patch
         self.mlp_ratio, self.layer_scale = mlp_ratio, layer_scale
         self.token_atlas = token_atlas(atlas, spatial)
-        # What the folder of a loaded model says: how series are prepared, and its origin.
+        # What the folder of a loaded model says: how series are prepared, its origin and licence.
         self.preprocessing: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
+        self.license = "unknown"
         self.tokenizer = self._make_tokenizer()
         networks = len(self.token_atlas.network_names)
         self.network_position = nn.Parameter(torch.randn(networks, dim) * 0.02)

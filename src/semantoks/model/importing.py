@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-import yaml
 from torch import Tensor
 
 from semantoks.data.atlas import Atlas
@@ -21,22 +18,21 @@ from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
 from semantoks.model.released import (
-    PARTS,
+    BRANCHES,
     Branch,
-    check_keys,
+    ReleasedWeights,
     released_encoder,
-    released_head,
 )
 from semantoks.model.released_config import (
     ReleasedConfiguration,
     read_released_config,
     recipe_of,
 )
+from semantoks.model.released_file import read_released_file
+from semantoks.model.released_heads import released_head
 
 PREPROCESSING: Final = {"target_t_r": 2.0, "high_pass": 0.01, "low_pass": 0.1}
 """What the released models were trained on: repetition time in s, band in Hz."""
-_PARALLEL: Final = frozenset({"module", "_orig_mod"})
-_BESIDE: Final = ("config_used.yaml", "config.yaml")
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,8 @@ class ImportedModel:
         What was never used, by its released key, with its number of parameters.
     provenance : dict
         Where the weights come from, for JSON.
+    notices : tuple of str
+        What could not be checked, or is not as usual.
     """
 
     encoder: SemantoksEncoder
@@ -62,6 +60,7 @@ class ImportedModel:
     branch: str
     dropped: dict[str, int]
     provenance: dict[str, Any]
+    notices: tuple[str, ...] = ()
 
 
 def import_checkpoint(
@@ -154,104 +153,43 @@ def read_checkpoint(
         configuration or the atlas.
     """
     file = Path(file)
-    checkpoint = _load(file)
-    state = _state(checkpoint, file)
-    content, origin = _configuration(checkpoint, file, None if config is None else Path(config))
-    released = read_released_config(content, origin=origin)
-    atlas = _atlas(released, atlas)
+    read = read_released_file(file, None if config is None else Path(config))
+    released = read_released_config(read.config, origin=read.origin)
+    atlas, notices = _atlas(released, atlas)
     encoder = SemantoksEncoder(atlas, **released.encoder_arguments())
     order = _order(released, encoder)
-    weights, dead = _with_context(file, state, encoder, branch, order)
-    encoder.load_state_dict(weights)
-    head = _head(state, released, branch)
+    # The encoder that is not wanted is checked as well: damage there may not be alone.
+    present = [b for b in BRANCHES if any(key.startswith(f"{b}_encoder.") for key in read.state)]
+    found = {
+        name: _with_context(file, read.state, encoder, name, order, released.data.first_atlas)
+        for name in dict.fromkeys((branch, *present))
+    }
+    encoder.load_state_dict(found[branch].weights)
+    head = Head(**released.head_arguments())
+    separate = released.dino.use_separate_mask_predictor
+    head.load_state_dict(released_head(read.state, head, branch=branch, separate=separate))
+    dead = found[branch].dead
     provenance = {
         "imported_from": {
             "file": file.name,
             "sha256": _sha256(file),
             "branch": branch,
-            "epoch": checkpoint.get("epoch"),
+            **({} if read.epoch is None else {"epoch": read.epoch}),
         },
-        "recipe": recipe_of(content),
+        "recipe": recipe_of(read.config),
         "dropped_keys": len(dead),
         "dropped_parameters": sum(dead.values()),
+        "notices": [*read.notices, *notices],
         "versions": {"torch": str(torch.__version__)},
     }
-    return ImportedModel(encoder.eval(), head.eval(), branch, dead, provenance)
+    encoder.preprocessing, encoder.provenance = dict(PREPROCESSING), provenance
+    return ImportedModel(
+        encoder.eval(), head.eval(), branch, dead, provenance, (*read.notices, *notices)
+    )
 
 
-def _load(file: Path) -> dict[str, Any]:
-    """Read the numbers of a checkpoint; never run what it may hold beside them."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of protocols; the error says it better
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"checkpoint {file} does not exist.") from error
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = (
-            f"it would call {found[1]!r}" if found else "or it is no checkpoint of PyTorch at all"
-        )
-        raise InputError(
-            f"{file} is refused because it holds more than numbers ({what}). It was not loaded, "
-            "and nothing in it was run. Ask its authors for a file that torch.load(..., "
-            "weights_only=True) accepts."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file} is no checkpoint of PyTorch, or damaged ({reason}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__}, not a checkpoint.")
-    return content
-
-
-def _state(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """Return the weights without what data-parallel training and compilation add to names."""
-    state = checkpoint.get("model_state_dict", checkpoint)
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(
-            f"{file} has no 'model_state_dict' of weights, but {', '.join(map(repr, checkpoint))}. "
-            "Give a checkpoint that the released training code wrote."
-        )
-    plain = {
-        ".".join(part for part in key.split(".") if part not in _PARALLEL): value
-        for key, value in state.items()
-    }
-    if len(plain) < len(state):
-        raise InputError(f"{file} holds weights twice, with and without 'module.' in their names.")
-    strange = [key for key in plain if not key.startswith(PARTS)]
-    if strange:
-        raise InputError(
-            f"{file} holds {len(strange)} parameter(s) that the released format has not, the first "
-            f"is {strange[0]!r}; keys begin with {', '.join(PARTS)}"
-        )
-    return plain
-
-
-def _configuration(
-    checkpoint: Mapping[str, Any], file: Path, named: Path | None
-) -> tuple[Mapping[str, Any], str]:
-    """Find the configuration: named, inside, or beside."""
-    if named is None and isinstance(checkpoint.get("config"), Mapping):
-        return checkpoint["config"], str(file)
-    beside = [file.with_suffix(".yaml"), *(file.parent / name for name in _BESIDE)]
-    path = named or next((path for path in beside if path.is_file()), None)
-    if path is None:
-        raise InputError(
-            f"{file} holds no configuration, and none of {', '.join(p.name for p in beside)} is "
-            "beside it; give the YAML of the training run by --config."
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"configuration {path} cannot be read: {error}") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"configuration {path} must hold sections such as 'model:'.")
-    return content, str(path)
-
-
-def _atlas(released: ReleasedConfiguration, atlas: Atlas | None) -> Atlas:
-    """Take the atlas that was given, or the one that the configuration names."""
+def _atlas(released: ReleasedConfiguration, atlas: Atlas | None) -> tuple[Atlas, tuple[str, ...]]:
+    """Take the atlas that was given, or the one that the configuration names, with notices."""
     name = released.atlas_name()
     if atlas is None:
         if name is None:
@@ -259,14 +197,31 @@ def _atlas(released: ReleasedConfiguration, atlas: Atlas | None) -> Atlas:
                 "the configuration does not name a network map that is built in; give the atlas "
                 "(ROIs in the order of the recordings, with their networks) by --atlas."
             )
-        return Atlas.load(name)
+        return Atlas.load(name), ()
     expected = released.data.schaefer_rois + released.data.tian_rois + released.data.buckner_rois
     if expected and len(atlas) != expected:
         raise InputError(
             f"atlas {atlas.name!r} has {len(atlas)} ROIs, but the checkpoint was trained on "
             f"{expected}; give its atlas{f' ({name})' if name else ''} by --atlas."
         )
-    return atlas
+    if name is not None:
+        _check_rois(atlas, Atlas.load(name))
+        return atlas, ()
+    return atlas, (
+        f"the configuration names no built-in atlas, so the order of ROIs within the networks of "
+        f"{atlas.name!r} cannot be checked; features are only right if it is that of the training.",
+    )
+
+
+def _check_rois(atlas: Atlas, built_in: Atlas) -> None:
+    """Refuse ROIs in another order than the checkpoint's; sizes of networks do not show it."""
+    for number, (found, expected) in enumerate(zip(atlas.labels, built_in.labels, strict=True), 1):
+        if found != expected:
+            raise InputError(
+                f"ROI {number} of atlas {atlas.name!r} is {found!r}, but the checkpoint was "
+                f"trained on {built_in.name}, where it is {expected!r}. Leave --atlas out, or give "
+                "the same labels in the same order."
+            )
 
 
 def _order(released: ReleasedConfiguration, encoder: SemantoksEncoder) -> list[int]:
@@ -281,6 +236,12 @@ def _order(released: ReleasedConfiguration, encoder: SemantoksEncoder) -> list[i
             f"the checkpoint ({', '.join(names)}); give its atlas ({released.atlas_name()}) by "
             "--atlas."
         )
+    built_in = released.atlas_name()
+    if built_in is not None and encoder.atlas.networks != Atlas.load(built_in).networks:
+        raise InputError(
+            f"atlas {encoder.atlas.name!r} puts ROIs into other networks than {built_in}, which "
+            "the checkpoint was trained on. Leave --atlas out."
+        )
     return [names.index(name) for name in found]
 
 
@@ -290,11 +251,12 @@ def _with_context(
     encoder: SemantoksEncoder,
     branch: Branch,
     order: list[int],
-) -> tuple[dict[str, Tensor], dict[str, int]]:
+    first_atlas: str | None,
+) -> ReleasedWeights:
     """Translate the encoder after comparing the size of its networks with the atlas."""
     _check_network_map(state, encoder, branch, order)
     try:
-        return released_encoder(state, encoder, branch=branch, order=order)
+        return released_encoder(state, encoder, branch=branch, order=order, atlas=first_atlas)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 
@@ -329,22 +291,6 @@ def _check_network_map(
             f"atlas {encoder.atlas.name!r} is not the checkpoint's: {'; '.join(wrong[:9])}. Give "
             "its network map by --atlas."
         )
-
-
-def _head(state: Mapping[str, Tensor], released: ReleasedConfiguration, branch: Branch) -> Head:
-    """Make the head and load its weights."""
-    head = Head(**released.head_arguments())
-    weights, shapes = released_head(state, branch=branch), head.state_dict()
-    prefix = f"{branch}_predictor."
-    check_keys(weights, required=shapes, allowed=shapes, prefix=prefix)
-    for name, value in weights.items():
-        if value.shape != shapes[name].shape:
-            raise InputError(
-                f"{prefix + name!r} of the checkpoint has the shape {tuple(value.shape)}, but its "
-                f"configuration asks for {tuple(shapes[name].shape)}."
-            )
-    head.load_state_dict(weights)
-    return head
 
 
 def _sha256(file: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semantoks.errors import InputError
-from semantoks.model.checkpoint import find_model, load_model
+from semantoks.model.checkpoint import change_license, find_model, load_model
 from semantoks.model.hub import FILES, HUB_ID, first_line
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ def push_encoder(
     *,
     private: bool = True,
     revision: str | None = None,
+    license: str | None = None,
     api: HfApi | None = None,
 ) -> str:
     """Push a model folder to the hub, after it was checked.
@@ -33,6 +36,9 @@ def push_encoder(
         Whether a repository that is made is only seen by its owner.
     revision : str, optional
         Branch to push to; made if it is not there.
+    license : str, optional
+        The hub's identifier of the licence of the weights; it is named in what is pushed, the
+        folder stays as it is. By default the licence that the folder names.
     api : HfApi, optional
         Client of the hub; by default one with the login of this machine.
 
@@ -61,20 +67,31 @@ def push_encoder(
             "again first: save_encoder(load_encoder(FOLDER), NEW_FOLDER)."
         )
     api = huggingface_hub.HfApi() if api is None else api
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            revision=revision,
-            allow_patterns=list(FILES),
-            commit_message="Add an encoder of semantoks",
-        )
-    except (OSError, HTTPError, HFValidationError) as error:
-        raise InputError(
-            f"the hub did not take {repo_id}: {first_line(error)}. Log in with `hf auth login`, "
-            "and check the name and the connection."
-        ) from error
+    with tempfile.TemporaryDirectory() as beside:
+        if license is not None:
+            for name in FILES:
+                shutil.copyfile(folder / name, Path(beside) / name)
+            folder = Path(beside)
+            change_license(folder, license)
+        try:
+            return _upload(api, folder, repo_id, private=private, revision=revision)
+        except (OSError, HTTPError, HFValidationError) as error:
+            raise InputError(
+                f"the hub did not take {repo_id}: {first_line(error)}. Log in with `hf auth "
+                "login`, and check the name and the connection."
+            ) from error
+
+
+def _upload(api: HfApi, folder: Path, repo_id: str, *, private: bool, revision: str | None) -> str:
+    """Send the files of a model, and say where they are."""
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        revision=revision,
+        allow_patterns=list(FILES),
+        commit_message="Add an encoder of semantoks",
+    )
     return str(commit.commit_url)

@@ -17,9 +17,10 @@ from semantoks.model.layers import patch_positions
 Branch = Literal["teacher", "student"]
 """The two encoders of a checkpoint."""
 
+BRANCHES: Final[tuple[Branch, ...]] = ("teacher", "student")
 PARTS: Final = tuple(
     f"{branch}_{part}."
-    for branch in ("teacher", "student")
+    for branch in BRANCHES
     for part in ("encoder", "predictor", "mask_predictor")
 )
 """What the keys of a checkpoint begin with."""
@@ -75,6 +76,7 @@ def released_encoder(
     *,
     branch: Branch = "teacher",
     order: Sequence[int] | None = None,
+    atlas: str | None = None,
 ) -> ReleasedWeights:
     """Translate the encoder of a released checkpoint.
 
@@ -88,6 +90,9 @@ def released_encoder(
         Which of the two encoders.
     order : sequence of int, optional
         The released number of each of the encoder's networks; the same order by default.
+    atlas : str, optional
+        The released name of the first atlas: its set of tokenizers is the one that was used. It may
+        be left out if there is only one set.
 
     Returns
     -------
@@ -97,14 +102,15 @@ def released_encoder(
     Raises
     ------
     InputError
-        If a key is missing or not known, or a shape or a stored constant is another.
+        If a key is missing or not known, a shape or a stored constant is another, or it cannot be
+        told which set of tokenizers was used.
     """
     prefix = f"{branch}_encoder."
     found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not found:
         raise InputError(f"the checkpoint has no keys that begin with {prefix!r}.")
     places = range(len(encoder.network_position)) if order is None else order
-    live = next((_atlas_of(key) for key in found if _atlas_of(key)), "")
+    live = _live_set(found, atlas)
     shapes = {name: value.shape for name, value in encoder.state_dict().items()}
     names = {name: _released_name(name, live, places) for name in shapes}
     if encoder.spatial == "maximal":
@@ -114,33 +120,16 @@ def released_encoder(
     dead = {key for key in found if key in _DEAD or _live_twin(key, live) in used}
     spare = {key for key in found if _live_twin(key, live) in constants}
     check_keys(found, required=used, allowed=used | dead | constants | spare, prefix=prefix)
-    weights = {name: _shaped(found, names[name], shapes[name], prefix) for name in names}
+    weights = {name: shaped(found, names[name], shapes[name], prefix) for name in names}
     weights["network_position"] = weights["network_position"][list(places)]
+    for key in dead:
+        shaped(found, key, found[_live_twin(key, live) or "norm.weight"].shape, prefix)
     dropped = {
         prefix + key: 0 if key.endswith(_NORM) else value.numel()
         for key, value in found.items()
         if key in dead
     }
     return ReleasedWeights(weights, dropped)
-
-
-def released_head(state: Mapping[str, Tensor], *, branch: Branch = "teacher") -> dict[str, Tensor]:
-    """Translate the head of a released checkpoint.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        ``model_state_dict`` of a checkpoint of the released code.
-    branch : {"teacher", "student"}
-        Which of the two heads.
-
-    Returns
-    -------
-    dict of str to Tensor
-        What `Head.load_state_dict` takes.
-    """
-    prefix = f"{branch}_predictor."
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def check_keys(
@@ -203,6 +192,26 @@ def _atlas_of(key: str) -> str:
     return parts[1] if parts[0] == "network_tokenizers" and len(parts) > 2 else ""
 
 
+def _live_set(found: Mapping[str, Tensor], named: str | None) -> str:
+    """Return the atlas whose tokenizers were used; the order of keys says nothing about it."""
+    sets = list(dict.fromkeys(atlas for key in found if (atlas := _atlas_of(key))))
+    if named is None:
+        if len(sets) > 1:
+            raise InputError(
+                f"the checkpoint holds a set of tokenizers for each of {', '.join(sets)}, of which "
+                "only that of the first atlas of the training was used, and its configuration does "
+                "not name that one (data.schaefer_atlas); give its whole configuration by --config."
+            )
+        return sets[0] if sets else ""
+    if sets and named not in sets:
+        raise InputError(
+            f"the checkpoint lacks the tokenizers of {named!r}, the first atlas of its "
+            f"configuration and the only one whose tokenizers were used; it has those of "
+            f"{', '.join(sets)}. It is not whole, or its configuration is another model's."
+        )
+    return named
+
+
 def _live_twin(key: str, live: str) -> str:
     """Return what a tokenizer's key is called in the set that is used."""
     atlas = _atlas_of(key)
@@ -239,8 +248,18 @@ def _constants(
             if isinstance(branch, LongBranch):
                 key = f"network_tokenizers.{live}.{network}.branches.{number}"
                 _compare(found, key + _DECAY, torch.linspace(*_decay(branch), size))
+                _check_norm_is_set(found, key + _FLAG)
                 names |= {key + _DECAY, key + _FLAG}
     return names
+
+
+def _check_norm_is_set(found: Mapping[str, Tensor], key: str) -> None:
+    """Refuse long kernels whose norm the released code would still set at their first use."""
+    if key in found and not bool(found[key].all()):
+        raise InputError(
+            f"{key!r} of the checkpoint is false: the norm of this kernel was never set, so the "
+            "weights are those of a model that has not seen any data. Give a later checkpoint."
+        )
 
 
 def _decay(branch: LongBranch) -> tuple[float, float]:
@@ -252,10 +271,14 @@ def _compare(found: Mapping[str, Tensor], key: str, computed: Tensor) -> None:
     """Refuse a stored constant that is another than ours."""
     if key not in found:
         return
-    stored = found[key].float()
-    if stored.numel() != computed.numel() or (
-        (stored.reshape(computed.shape) - computed).abs().max() > 1e-5
-    ):
+    stored, tolerance = found[key].float(), 1e-5
+    if found[key].is_floating_point():  # float16 rounds more than 1e-5
+        largest = max(1.0, float(computed.abs().max()))
+        tolerance = max(tolerance, torch.finfo(found[key].dtype).eps * largest)
+    same = stored.numel() == computed.numel() and bool(
+        ((stored.reshape(computed.shape) - computed).abs() <= tolerance).all()  # NaN is not
+    )
+    if not same:
         raise InputError(
             f"the constant {key!r} of the checkpoint (shape {tuple(stored.shape)}) is not what its "
             f"configuration makes it (shape {tuple(computed.shape)}); give the configuration of "
@@ -263,8 +286,30 @@ def _compare(found: Mapping[str, Tensor], key: str, computed: Tensor) -> None:
         )
 
 
-def _shaped(found: Mapping[str, Tensor], key: str, shape: Sequence[int], prefix: str) -> Tensor:
-    """Return a weight in the shape that it has here."""
+def shaped(found: Mapping[str, Tensor], key: str, shape: Sequence[int], prefix: str) -> Tensor:
+    """Return a weight in the shape that it has here.
+
+    Parameters
+    ----------
+    found : mapping of str to Tensor
+        Weights by their released keys.
+    key : str
+        Which of them.
+    shape : sequence of int
+        What it must be.
+    prefix : str
+        What stands before these keys in the checkpoint.
+
+    Returns
+    -------
+    Tensor
+        The weight in float32.
+
+    Raises
+    ------
+    InputError
+        If it has another shape or holds no numbers.
+    """
     value = found[key]
     if key in (_SINGLE["cls_token"], _SINGLE["mask_token"]) and value.numel() == shape[0]:
         value = value.reshape(-1)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from semantoks.errors import InputError
 from semantoks.model.branches import (
     REFERENCE_BRANCHES,
     BranchShape,
     DenseBranch,
-    LongBranch,
     branch_widths,
+)
+from semantoks.model.released_sections import (
+    BUILT_IN,
+    Loose,
+    ReleasedData,
+    ReleasedModel,
+    ReleasedObjective,
 )
 
 SCHAEFER_NETWORKS: Final = {
@@ -28,114 +34,13 @@ SCHAEFER_NETWORKS: Final = {
 _RECIPE: Final = ("model", "ssl", "masking", "dino", "optimizer", "scheduler")
 
 
-class _Strict(BaseModel):
-    """Keys that nobody here knows may change the architecture: they are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Loose(BaseModel):
-    """Keys beside those below have nothing to do with the architecture."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class ReleasedDense(_Strict):
-    """A dense branch of the tokenizer."""
-
-    type: Literal["dense"]
-    kernel_size: int
-    depthwise: Literal[False] = False
-    out_channels: int
-
-    def shape(self) -> BranchShape:
-        """Return the branch as it is called here.
-
-        Returns
-        -------
-        DenseBranch
-            The branch.
-        """
-        return DenseBranch(kernel_size=self.kernel_size, width=self.out_channels)
-
-
-class ReleasedLong(_Strict):
-    """A branch of structured long convolutions of the tokenizer."""
-
-    type: Literal["sgconv"]
-    kernel_size: int
-    num_scales: int
-    decay_min: float
-    decay_max: float
-    out_channels: int
-
-    def shape(self) -> BranchShape:
-        """Return the branch as it is called here.
-
-        Returns
-        -------
-        LongBranch
-            The branch.
-        """
-        return LongBranch(
-            taps=self.kernel_size,
-            pieces=self.num_scales,
-            decay_min=self.decay_min,
-            decay_max=self.decay_max,
-            width=self.out_channels,
-        )
-
-
-class ReleasedTokenizer(_Strict):
-    """The tokenizer of a network."""
-
-    pooling_type: str
-    config: list[Annotated[ReleasedDense | ReleasedLong, Field(discriminator="type")]]
-    final_norm: Literal["layer"]
-
-
-class ReleasedModel(_Strict):
-    """Encoder and head."""
-
-    backbone_type: Literal["cnn_tf"]
-    cnn_dim: int
-    cnn_final_norm: Literal["layer"]
-    embedding_dim: int
-    depth: int
-    heads: int = 0
-    mlp_dim: int = 0
-    global_pooling: str
-    projection_hidden_dim: int
-    projection_output_dim: int | None = None
-    projection_bottleneck_dim: int
-    projection_nlayers: int = Field(ge=1)
-    drop_path_rate: float = 0.0
-    layer_scale_init_value: float = Field(gt=0)
-    emb_dropout: float = 0.0
-    tokenizer: ReleasedTokenizer
-
-
-class ReleasedData(_Loose):
-    """What a window is, and the networks of its ROIs."""
-
-    target_signal_length: int = Field(ge=1)
-    patch_size: int = Field(ge=1)
-    max_spatial: bool = False
-    min_spatial: bool = False
-    schaefer_atlas: str | None = None
-    schaefer_rois: int = 0
-    schaefer_networks: int = 0
-    tian_rois: int = 0
-    tian_networks: int = 0
-    buckner_rois: int = 0
-    buckner_networks: int = 0
-
-
-class ReleasedConfiguration(_Loose):
+class ReleasedConfiguration(Loose):
     """The parts of a released configuration that decide about the architecture."""
 
+    model_type: Literal["simple_dino_tf"] = "simple_dino_tf"
     data: ReleasedData
     model: ReleasedModel
+    dino: ReleasedObjective = ReleasedObjective()
 
     def encoder_arguments(self) -> dict[str, Any]:
         """Return the arguments of `SemantoksEncoder` that make this architecture.
@@ -157,20 +62,21 @@ class ReleasedConfiguration(_Loose):
                 f"cnn_dim = {model.cnn_dim} differs from embedding_dim = {dim}; how the released "
                 "code joins the two is not known here, so the checkpoint is not imported."
             )
-        head_dim, rest = divmod(dim, model.heads) if model.heads else (64, dim % 64)
-        mlp_ratio, rest_mlp = divmod(model.mlp_dim, dim) if model.mlp_dim else (4, 0)
-        if rest or rest_mlp:
+        # The released code takes D/64 heads and 4 D hidden units whatever these keys say, and no
+        # shape would show another number of heads.
+        if dim % 64 or model.heads not in (0, dim // 64) or model.mlp_dim not in (0, 4 * dim):
             raise InputError(
-                f"heads = {model.heads} and mlp_dim = {model.mlp_dim} do not divide or multiply "
-                f"embedding_dim = {dim}; the checkpoint's configuration is another model's."
+                f"heads = {model.heads} and mlp_dim = {model.mlp_dim} are not those of the "
+                f"released architecture, which has embedding_dim / 64 = {dim / 64:g} heads and 4 * "
+                f"embedding_dim = {4 * dim} hidden units (0 means these)."
             )
         return {
             "dim": dim,
             "depth": model.depth,
-            "head_dim": head_dim,
+            "head_dim": 64,
             "window": data.target_signal_length,
             "patch": data.patch_size,
-            "mlp_ratio": mlp_ratio,
+            "mlp_ratio": 4,
             "layer_scale": model.layer_scale_init_value,
             **self._tokenizer(),
         }
@@ -216,12 +122,17 @@ class ReleasedConfiguration(_Loose):
             None if there is none.
         """
         data = self.data
-        sizes = (data.schaefer_rois, data.tian_rois, data.buckner_rois)
-        endings = {(400, 0, 0): "", (400, 50, 0): "-tian3", (400, 50, 7): "-tian3-buckner7"}
-        if self.networks() is None or sizes not in endings:
+        found = tuple(atlas for atlas in data.atlases.values() if atlas[1])
+        known = tuple(BUILT_IN.values())
+        endings: dict[tuple[tuple[str | None, int], ...], str] = {
+            known[:1]: "",
+            known[:2]: "-tian3",
+            known: "-tian3-buckner7",
+        }
+        if self.networks() is None or found not in endings:
             return None
         cortex = "schaefer400" if data.schaefer_networks == 7 else "schaefer400-17networks"
-        return cortex + endings[sizes]
+        return cortex + endings[found]
 
     def _tokenizer(self) -> dict[str, Any]:
         """Return the arguments of the tokenizer."""
@@ -272,6 +183,7 @@ def kernel_taps(branch: BranchShape) -> int:
 
     Examples
     --------
+    >>> from semantoks.model.branches import LongBranch
     >>> kernel_taps(LongBranch(taps=4, pieces=3))
     16
     """
@@ -323,6 +235,26 @@ def recipe_of(content: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its sections without paths and names of machines.
+        Its sections, for JSON, without paths and names of machines.
+
+    Examples
+    --------
+    >>> recipe_of({"training": {"seed": 21, "output_dir": "./output"}, "data": {"name": "fmri"}})
+    {'training': {'seed': 21}}
     """
-    return {section: content[section] for section in _RECIPE if section in content}
+    recipe = {section: _plain(content[section]) for section in _RECIPE if section in content}
+    training = content.get("training")
+    if isinstance(training, Mapping):  # numbers and switches: what is text there are paths
+        recipe["training"] = {
+            str(key): value for key, value in training.items() if isinstance(value, int | float)
+        }
+    return recipe
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold; everything else as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
