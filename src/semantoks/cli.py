@@ -156,6 +156,7 @@ def prepare(
     high_pass: float | Literal["none"] = 0.01,
     low_pass: float | Literal["none"] = 0.1,
     filter: bool = True,
+    filtered_before: tuple[float | Literal["none"], float | Literal["none"]] | None = None,
     detrend: bool = True,
     min_samples: int = 100,
     min_coverage: float = 0.95,
@@ -192,7 +193,11 @@ def prepare(
     high_pass, low_pass : float
         Edges of the band-pass filter in Hz; none for no edge.
     filter : bool
-        Band-pass; --no-filter for series that are filtered already.
+        Band-pass; --no-filter leaves the band as it is.
+    filtered_before : float float
+        Edges in Hz (or none) of the band that the series were filtered to before they came here,
+        such as 0.008 0.08. No band-pass is applied then, and models that expect about this band
+        (each edge within a factor of 1.5) accept the store.
     detrend : bool
         Take a straight line out of every ROI.
     min_samples : int
@@ -223,10 +228,22 @@ def prepare(
     }
     if table is None and any(columns.values()):
         raise ConfigurationError("columns are named, but there is no table; give --table FILE.")
+    if filtered_before is not None:
+        if (high_pass, low_pass) != (0.01, 0.1):
+            raise ConfigurationError(
+                "--filtered-before applies no band-pass; leave --high-pass and --low-pass out."
+            )
+        filter = False
     preprocessing = Preprocessing(
         target_t_r=target_t_r,
         high_pass=None if high_pass == "none" or not filter else high_pass,  # noqa: S105
         low_pass=None if low_pass == "none" or not filter else low_pass,  # noqa: S105
+        filtered_before=None
+        if filtered_before is None
+        else (
+            None if filtered_before[0] == "none" else filtered_before[0],
+            None if filtered_before[1] == "none" else filtered_before[1],
+        ),
         detrend=detrend,
         min_samples=min_samples,
         min_coverage=min_coverage,
@@ -383,6 +400,7 @@ def embed(
     window: int | None = None,
     features: Literal["mean+cls", "mean", "cls", "networks"] = "mean+cls",
     smaller_atlas: Literal["refuse", "mask"] = "refuse",
+    ignore_preprocessing: Annotated[bool, Parameter(negative="")] = False,
     untrained: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
     device: str = "auto",
@@ -409,6 +427,9 @@ def embed(
         network.
     smaller_atlas : str
         mask accepts a store that holds only a part of the model's ROIs, placed by their labels.
+    ignore_preprocessing : bool
+        Read a store that was prepared otherwise than the model expects as it is, instead of
+        refusing it; the table's provenance says so.
     untrained : bool
         Same architecture with fresh weights: the baseline that pretraining must beat.
     seed : int
@@ -442,6 +463,7 @@ def embed(
             window=window,
             features=features,
             smaller_atlas=smaller_atlas,
+            preprocessing="ignore" if ignore_preprocessing else "check",
             progress=lambda done, total: advance(done, total, ""),
             origin={"model_folder": str(model), "fresh_weights_seed": seed if untrained else None},
         )
@@ -632,7 +654,16 @@ def import_checkpoint(
         f"{sum(dropped.values()) / 1e6:.2f} M parameters, the tokenizers of further atlases and a "
         "LayerNorm."
     )
-    output.result({"model": str(out), "parameters": parameters, "dropped": dropped})
+    for notice in imported.notices:
+        output.say(f"Note: {notice}")
+    output.result(
+        {
+            "model": str(out),
+            "parameters": parameters,
+            "dropped": dropped,
+            "notices": imported.notices,
+        }
+    )
 
 
 @app.command(sort_key=9)
@@ -642,13 +673,14 @@ def push(
     *,
     private: bool = True,
     revision: str | None = None,
+    license: str | None = None,
     output: Output = _SILENT,
 ) -> None:
     """Push a model folder to the hub: weights, configuration and card.
 
     Log in first: hf auth login. Read the card, README.md in the folder, before you make it public.
 
-    Example: semantoks push run someone/brain-semantoks-abide
+    Example: semantoks push run someone/brain-semantoks-abide --license cc-by-4.0
 
     Parameters
     ----------
@@ -660,12 +692,15 @@ def push(
         Whether a repository that is made is only seen by its owner.
     revision : str
         Branch to push to.
+    license : str
+        Licence of the weights, as the hub calls it, named in the card and configuration that are
+        pushed; the folder here stays as it is. By default the one that the folder names.
     output : Output
         How to speak.
     """
     from semantoks.model.publishing import push_encoder
 
-    address = push_encoder(model, repository, private=private, revision=revision)
+    address = push_encoder(model, repository, private=private, revision=revision, license=license)
     output.say(f"Pushed to {address}.")
     output.result({"commit": address})
 

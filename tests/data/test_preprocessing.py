@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from semantoks.cli import run
 from semantoks.data.preprocessing import (
     Preprocessing,
     QualityError,
@@ -21,6 +24,7 @@ from semantoks.data.preprocessing import (
     resampled_length,
     standardize,
 )
+from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 
 Array = NDArray[np.float64]
@@ -100,7 +104,7 @@ def test_resampling_never_reads_beyond_the_scan_and_keeps_constants(
 ) -> None:
     resampled = resample(np.full((1, n_samples), level), t_r, target)
     assert (resampled.shape[1] - 1) * target <= (n_samples - 1) * t_r + 1e-5 * target
-    np.testing.assert_allclose(resampled, level, rtol=1e-9)
+    np.testing.assert_allclose(resampled, level, rtol=1e-9, atol=1e-300)  # 5e-324 has no half
 
 
 # Band-pass
@@ -334,10 +338,15 @@ def test_band_that_the_scan_cannot_hold() -> None:
         {"low_pass": 0.0},
         {"min_samples": 1},
         {"min_coverage": 1.5},
+        {"high_pass": None, "low_pass": None, "filtered_before": [0.1, 0.01]},
+        {"high_pass": None, "low_pass": None, "filtered_before": [None, None]},
+        {"high_pass": None, "low_pass": None, "filtered_before": [0.01]},
+        {"high_pass": None, "low_pass": None, "filtered_before": 0.01},
+        {"high_pass": None, "filtered_before": [0.01, 0.1]},
     ],
 )
-def test_impossible_settings(content: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError, match="|".join(content)):
+def test_impossible_settings(content: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=list(content)[-1]):
         Preprocessing.from_dict(content)
 
 
@@ -354,3 +363,74 @@ def test_unknown_setting_names_the_nearest() -> None:
 def test_settings_survive_json() -> None:
     settings_ = Preprocessing(low_pass=None, min_coverage=0.5)
     assert Preprocessing.from_dict(json.loads(json.dumps(settings_.to_dict()))) == settings_
+
+
+# Series that were filtered before
+
+
+def test_band_before_survives_json_and_is_the_band() -> None:
+    before = Preprocessing(high_pass=None, low_pass=None, filtered_before=(0.008, None))
+    content = json.loads(json.dumps(before.to_dict()))
+    assert content["filtered_before"] == [0.008, None]
+    assert content == before.to_dict()  # an interrupted prepare compares the two
+    assert Preprocessing.from_dict(content) == before
+    assert before.band == (0.008, None)
+    assert Preprocessing().band == (0.01, 0.1)
+
+
+def test_settings_without_a_band_before_are_written_as_ever() -> None:
+    # This very text goes into the fingerprint of a store.
+    assert json.dumps(Preprocessing().to_dict()) == (
+        '{"target_t_r": 2.0, "high_pass": 0.01, "low_pass": 0.1, "detrend": true, '
+        '"min_samples": 100, "min_coverage": 0.95}'
+    )
+
+
+def test_filtered_series_are_not_filtered_again() -> None:
+    series = noise()
+    before = Preprocessing(
+        high_pass=None, low_pass=None, detrend=False, filtered_before=(0.008, 0.08)
+    )
+    found = preprocess(series, 2.0, before).series
+    np.testing.assert_allclose(found, standardize(series), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "band"),
+    [("0.008 0.08", [0.008, 0.08]), ("none 0.1", [None, 0.1]), ("0.01 none", [0.01, None])],
+)
+def test_prepare_records_how_series_were_filtered(
+    tmp_path: Path, words: str, band: list[float | None]
+) -> None:
+    prepare = recorded_cohort(tmp_path)
+    out = tmp_path / "store"
+    assert run([*prepare, "--out", str(out), "--filtered-before", *words.split()]) == 0
+    store = Store.open(out)
+    assert store.preprocessing == Preprocessing(
+        high_pass=None, low_pass=None, filtered_before=(band[0], band[1])
+    )
+    assert json.loads((out / "store.json").read_text())["preprocessing"]["filtered_before"] == band
+    # Without a band-pass, what is fast is still there.
+    assert rms(np.diff(store.series(0), axis=1)) > 1
+    plain = tmp_path / "plain"
+    assert run([*prepare, "--out", str(plain), "--no-filter"]) == 0
+    assert "filtered_before" not in (plain / "store.json").read_text()
+    assert Store.open(plain).fingerprint != store.fingerprint
+
+
+def test_prepare_does_not_filter_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*recorded_cohort(tmp_path), "--out", str(tmp_path / "store")]
+    assert run([*words, "--filtered-before", "0.01", "0.1", "--low-pass", "0.08"]) == 2
+    assert "leave --high-pass and --low-pass out" in capsys.readouterr().err
+    assert run([*words, "--filtered-before", "0.1", "0.01"]) == 2
+    assert "filtered_before is (0.1, 0.01)" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def recorded_cohort(folder: Path) -> list[str]:
+    """Write a recording and its atlas; return how they are prepared."""
+    (folder / "scans").mkdir()
+    np.save(folder / "scans" / "a.npy", noise(3, 120))
+    (folder / "atlas.tsv").write_text("label\tnetwork\nq\tVis\nr\tVis\ns\tDefault\n")
+    atlas = str(folder / "atlas.tsv")
+    return ["prepare", str(folder / "scans"), "--atlas", atlas, "--t-r", "2", "--quiet"]

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from semantoks.cli import run
 from semantoks.data.atlas import Atlas
+from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.recording import Recording
 from semantoks.data.store import Store
-from semantoks.errors import InputError
+from semantoks.data.store_writer import StoreWriter
+from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import (
     Embeddings,
     embed,
     embedding_provenance,
+    preprocessing_differences,
     read_embeddings,
     window_starts,
     write_embeddings,
 )
+from semantoks.evaluation.features import SemantoksFeatures
+from semantoks.evaluation.readout import Scans, encode_scans
+from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
 
 DIM = 16
@@ -48,7 +57,12 @@ def test_windows_cover_a_scan_from_its_first_to_its_last_sample(length, n_window
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [((99, 100, 8), "shorter"), ((200, 100, 0), "at")]
+    ("arguments", "message"),
+    [
+        ((99, 100, 8), "shorter"),
+        ((200, 100, 0), "windows is 0"),
+        ((200, 100, 2.5), "windows is 2.5; it must be a whole"),
+    ],
 )
 def test_impossible_windows_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
@@ -126,8 +140,10 @@ def test_broken_weights_are_not_written_down_as_features(store, encoder):
 
 
 def test_batch_of_nothing_is_refused(store, encoder):
-    with pytest.raises(InputError, match="batch size"):
+    with pytest.raises(InputError, match="batch_size is 0; it must be a whole number"):
         embed(store, encoder, batch_size=0)
+    with pytest.raises(InputError, match=r"window is 20\.0; it must be a whole number"):
+        embed(store, encoder, window=20.0)  # type: ignore[arg-type]
 
 
 def test_provenance_names_store_atlas_and_weights(store, encoder):
@@ -140,6 +156,136 @@ def test_provenance_names_store_atlas_and_weights(store, encoder):
         encoder.mask_token[0] += 1
     changed = embedding_provenance(store, encoder, windows=8)
     assert changed["model"]["weights_sha256"] != provenance["model"]["weights_sha256"]
+
+
+# --- series that were filtered before
+
+
+def filtered(*band: float | None, **settings: Any) -> Preprocessing:
+    return Preprocessing(high_pass=None, low_pass=None, filtered_before=band, **settings)  # type: ignore[arg-type]
+
+
+EXPECTED = Preprocessing().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "words"),
+    [
+        (Preprocessing(), EXPECTED, None),
+        (Preprocessing(min_samples=50, min_coverage=0.5), EXPECTED, None),
+        (Preprocessing(high_pass=None), EXPECTED, "high_pass is None, expected 0.01"),
+        # Ours is either the same or another.
+        (Preprocessing(low_pass=0.09), EXPECTED, "low_pass is 0.09, expected 0.1"),
+        (Preprocessing(detrend=False), EXPECTED, "detrend is False, expected True"),
+        (filtered(0.008, 0.08), EXPECTED, None),
+        (filtered(0.01, 0.15), EXPECTED, None),
+        (filtered(0.01, 0.151), EXPECTED, "low_pass is 0.151 (filtered before), expected 0.1"),
+        (filtered(0.0066, 0.1), EXPECTED, "high_pass is 0.0066 (filtered before), expected 0.01"),
+        (filtered(0.01, None), EXPECTED, "low_pass is None (filtered before), expected 0.1"),
+        # The lower edge takes the trend as well.
+        (filtered(0.01, 0.1, detrend=False), EXPECTED, None),
+        (
+            filtered(None, 0.1, detrend=False),
+            Preprocessing(high_pass=None).to_dict(),
+            "detrend is False, expected True",
+        ),
+        (filtered(0.01, 0.1, target_t_r=1.0), EXPECTED, "target_t_r is 1.0, expected 2.0"),
+        (Preprocessing(), filtered(0.008, 0.08).to_dict(), None),
+        (Preprocessing(), filtered(0.008, 0.05).to_dict(), "low_pass is 0.1, expected 0.05"),
+        (filtered(0.02, 0.08), {"target_t_r": 2.0}, None),
+        (filtered(0.02, 0.08), {}, None),
+    ],
+)
+def test_what_counts_as_prepared_otherwise(found, expected, words):
+    assert preprocessing_differences(found, expected) == ([words] if words else [])
+
+
+def write_store(path: Path, preprocessing: Preprocessing, atlas: Atlas) -> Store:
+    random = np.random.default_rng(0)
+    with StoreWriter(path, atlas, preprocessing, {}) as writer:
+        series = random.standard_normal((len(atlas), 30)).astype(np.float32)
+        recording = Recording(series, t_r=2.0, atlas=atlas, scan="a", subject="a")
+        writer.add(recording, np.ones(len(atlas), dtype=bool))
+        return writer.finish(())
+
+
+def test_store_that_was_filtered_before_is_embedded_where_the_band_is_near(encoder, tmp_path):
+    encoder.preprocessing = EXPECTED
+    near = write_store(tmp_path / "near", filtered(0.008, 0.08), encoder.atlas)
+    table = embed(near, encoder)
+    assert table.provenance["preprocessing"]["of_store"]["filtered_before"] == [0.008, 0.08]
+    np.testing.assert_allclose(
+        SemantoksFeatures(encoder).fit_transform(near), table.features, atol=1e-6
+    )
+    far = write_store(tmp_path / "far", filtered(0.02, 0.08), encoder.atlas)
+    for attempt in (lambda: embed(far, encoder), lambda: SemantoksFeatures(encoder).fit(far)):
+        with pytest.raises(InputError, match=r"far was .*high_pass is 0\.02 .*--filtered-before"):
+            attempt()
+
+
+def test_other_preprocessing_can_be_ignored_and_is_recorded(encoder, tmp_path):
+    store = write_store(tmp_path / "s", Preprocessing(high_pass=None), encoder.atlas)
+    expected = embed(store, encoder).features
+    encoder.preprocessing = EXPECTED
+    with pytest.raises(InputError, match=r"high_pass is None.*preprocessing='ignore'"):
+        embed(store, encoder)
+    with pytest.raises(ConfigurationError, match="'check' or 'ignore', not 'no'"):
+        embed(store, encoder, preprocessing="no")  # type: ignore[arg-type]
+    table = embed(store, encoder, preprocessing="ignore")
+    np.testing.assert_array_equal(table.features, expected)
+    recorded = table.provenance["preprocessing"]
+    assert recorded["check"] == "ignore"
+    assert recorded["differences"] == ["high_pass is None, expected 0.01"]
+    with pytest.raises(InputError, match=r"high_pass is None.*ignore_preprocessing=True"):
+        SemantoksFeatures(encoder).fit(store)
+    found = SemantoksFeatures(encoder, ignore_preprocessing=True).fit_transform(store)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+# --- the released format, from the checkpoint to the table
+
+
+def test_imported_checkpoint_has_the_golden_features(shared, tmp_path, capsys):
+    golden = np.load(shared / "golden" / "golden.npz")
+    views, expected = golden["view1"], golden["teacher_cls_avg"]
+    model = tmp_path / "model"
+    file = shared / "golden" / "checkpoint.pth"
+    assert run(["import-checkpoint", str(file), "--out", str(model)]) == 0
+    encoder = load_encoder(model)
+    # As they are: the views are no band-passed series, and our z-score would change them.
+    settings = Preprocessing(high_pass=None, low_pass=None, detrend=False)
+    with StoreWriter(tmp_path / "store", encoder.atlas, settings, {}) as writer:
+        for i, view in enumerate(views):
+            who = Recording(view, t_r=2.0, atlas=encoder.atlas, scan=str(i), subject=str(i))
+            writer.add(who, np.ones(len(encoder.atlas), dtype=bool))
+        writer.finish(())
+    words = ["embed", "--data", str(tmp_path / "store"), "--model", str(model), "--windows", "1"]
+    words += ["--device", "cpu", "--out", str(tmp_path / "table.parquet")]
+    assert run(words) == 1
+    assert "high_pass is None, expected 0.01" in capsys.readouterr().err
+    assert run([*words, "--ignore-preprocessing"]) == 0
+    table = read_embeddings(tmp_path / "table.parquet")
+    assert table.provenance["preprocessing"]["check"] == "ignore"
+    # Measured: 8.1e-5, what float16 in the store costs; features are up to 3.3.
+    np.testing.assert_allclose(table.features, expected, rtol=0, atol=2e-4)
+
+    def read(which: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        return np.stack([views[i, :, s : s + length] for i, s in zip(which, starts, strict=True)])
+
+    valid = np.ones(views.shape[:2], dtype=bool)
+    exact = encode_scans(encoder, Scans(np.full(len(views), 100), valid, read, str), windows=1)
+    # Measured: 1.6e-6.
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-5)
+    # Measured: 1.8e-3. The views have an unbiased deviation of 1, our z-score a biased one.
+    ours = SemantoksFeatures(encoder, 1, t_r=2.0, preprocessing=settings, ignore_preprocessing=True)
+    np.testing.assert_allclose(ours.fit_transform(views), expected, rtol=0, atol=4e-3)
+    z = (views - views.mean(2, keepdims=True)) / views.std(2, keepdims=True)
+    exact = encode_scans(
+        encoder,
+        Scans(np.full(len(views), 100), valid, lambda which, *_: z[which], str),
+        windows=1,
+    )
+    np.testing.assert_allclose(ours.transform(views), exact, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

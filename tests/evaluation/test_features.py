@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.validation import check_is_fitted
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing, QualityError, preprocess
@@ -24,13 +26,16 @@ from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.features import SemantoksFeatures
-from semantoks.model.checkpoint import save_encoder
+from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4}, name="tiny")
 CORTEX = Atlas.from_networks({"Vis": 3, "Cont": 2}, name="part")
 DIM = 16
 UNFILTERED = Preprocessing(high_pass=None, low_pass=None, detrend=False)
+FILTERED = Preprocessing(
+    high_pass=None, low_pass=None, detrend=False, filtered_before=(0.008, 0.08)
+)
 
 
 def make_encoder(atlas: Atlas = ATLAS) -> SemantoksEncoder:
@@ -72,7 +77,8 @@ def test_arrays_and_store_have_the_same_features(folder, arrays, tmp_path, featu
     from_arrays = model.fit_transform(arrays)
     table = embed(store, make_encoder(), windows=3, features=features)
     assert table.feature_names == list(model.get_feature_names_out())
-    np.testing.assert_allclose(model.transform(store), table.features, atol=1e-6)
+    from_store = SemantoksFeatures(folder, windows=3, features=features).fit_transform(store)
+    np.testing.assert_allclose(from_store, table.features, atol=1e-6)
     # The store keeps float16.
     np.testing.assert_allclose(from_arrays, table.features, atol=5e-3)
     assert from_arrays.dtype == np.float32
@@ -80,7 +86,9 @@ def test_arrays_and_store_have_the_same_features(folder, arrays, tmp_path, featu
 
 def test_read_outs_are_what_they_say(encoder, arrays):
     found = {
-        kind: SemantoksFeatures(encoder, 1, kind, preprocessing=UNFILTERED).fit_transform(arrays)
+        kind: SemantoksFeatures(encoder, 1, kind, t_r=2.0, preprocessing=UNFILTERED).fit_transform(
+            arrays
+        )
         for kind in ("mean+cls", "mean", "cls", "networks")
     }
     z = [(x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in arrays]
@@ -106,7 +114,9 @@ def test_three_dimensions_lists_and_recordings_are_the_same(encoder, arrays):
 
 def test_many_scans_are_the_same_as_one_by_one(encoder):
     scans = np.random.default_rng(0).standard_normal((40, 9, 25))
-    model = SemantoksFeatures(encoder, 2, preprocessing=UNFILTERED, batch_size=7).fit(scans)
+    model = SemantoksFeatures(encoder, 2, t_r=2.0, preprocessing=UNFILTERED, batch_size=7).fit(
+        scans
+    )
     one_by_one = np.vstack([model.transform([scan]) for scan in scans])
     np.testing.assert_allclose(model.transform(scans), one_by_one, atol=1e-5)
 
@@ -119,7 +129,7 @@ def test_missing_network_is_masked_and_a_missing_roi_is_zero(encoder):
     lacking = scan.copy()
     lacking[3:5] = np.nan  # the network Cont
     lacking[8] = 7.0  # flat, within Default
-    model = SemantoksFeatures(encoder, 1, preprocessing=UNFILTERED, min_coverage=0.5)
+    model = SemantoksFeatures(encoder, 1, t_r=2.0, preprocessing=UNFILTERED, min_coverage=0.5)
     found = model.fit_transform([scan, lacking])
     z = (scan - scan.mean(1, keepdims=True)) / scan.std(1, keepdims=True)
     z[[3, 4, 8]] = 0
@@ -138,18 +148,19 @@ def test_smaller_atlas_is_the_same_as_missing_networks(encoder, tmp_path):
     scan = np.random.default_rng(0).standard_normal((9, 25)).astype(np.float32)
     lacking = scan.copy()
     lacking[5:] = np.nan
-    whole = SemantoksFeatures(encoder, 1, preprocessing=UNFILTERED, min_coverage=0.5)
+    whole = SemantoksFeatures(encoder, 1, t_r=2.0, preprocessing=UNFILTERED, min_coverage=0.5)
     expected = whole.fit_transform([lacking])
-    part = SemantoksFeatures(encoder, 1, preprocessing=UNFILTERED, atlas=CORTEX)
+    part = SemantoksFeatures(encoder, 1, t_r=2.0, preprocessing=UNFILTERED, atlas=CORTEX)
     np.testing.assert_array_equal(part.fit_transform([scan[:5]]), expected)
     assert part.n_features_in_ == 5
     ready = preprocess(scan[:5], 2.0, Preprocessing(2.0, None, None, False, 20))
     with StoreWriter(tmp_path / "s", CORTEX, Preprocessing(2.0, None, None, False), {}) as writer:
         writer.add(Recording(ready.series, 2.0, CORTEX, scan="a", subject="a"), ready.valid)
         store = writer.finish(())
-    np.testing.assert_allclose(part.transform(store), expected, atol=5e-3)
+    of_store = clone(part).set_params(t_r=None).fit_transform(store)
+    np.testing.assert_allclose(of_store, expected, atol=5e-3)
     table = embed(store, encoder, windows=1, smaller_atlas="mask")
-    np.testing.assert_array_equal(table.features.astype(np.float32), part.transform(store))
+    np.testing.assert_array_equal(table.features.astype(np.float32), of_store)
     with pytest.raises(InputError, match=r"'part' .* the model was made for 'tiny'"):
         embed(store, encoder)
     with pytest.raises(ConfigurationError, match="'refuse' or 'mask'"):
@@ -159,7 +170,7 @@ def test_smaller_atlas_is_the_same_as_missing_networks(encoder, tmp_path):
 @pytest.mark.parametrize("window", [5, 15, 25])
 def test_shorter_and_longer_windows(encoder, window):
     scan = np.random.default_rng(0).standard_normal((9, 30))
-    model = SemantoksFeatures(encoder, 1, window=window, preprocessing=UNFILTERED)
+    model = SemantoksFeatures(encoder, 1, window=window, t_r=2.0, preprocessing=UNFILTERED)
     found = model.fit_transform([scan])
     z = (scan - scan.mean(1, keepdims=True)) / scan.std(1, keepdims=True)
     with torch.no_grad():
@@ -204,7 +215,9 @@ def test_pipeline_and_grid_search_over_lists(folder, encoder, given):
                 :, : scan.shape[1]
             ]
     pipeline = make_pipeline(
-        SemantoksFeatures({"folder": folder, "encoder": encoder}[given], preprocessing=UNFILTERED),
+        SemantoksFeatures(
+            {"folder": folder, "encoder": encoder}[given], t_r=2.0, preprocessing=FILTERED
+        ),
         StandardScaler(),
         LogisticRegression(),
     )
@@ -223,22 +236,26 @@ class Lifted(SemantoksFeatures):
 
     def fit(self, X: Any, y: Any = None) -> Lifted:
         self._n_columns = np.asarray(X).shape[-1]
-        return super().fit(X, y)
+        return super().fit(self._lift(X), y)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = True
         return tags
 
-    def _check_arrays(self, scans: Any) -> Any:
-        rows = np.nan_to_num(np.asarray(scans))
+    def transform(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return super().transform(self._lift(X))
+
+    def _lift(self, table: Any) -> Any:
+        rows = np.nan_to_num(np.asarray(table))
         if rows.ndim != 2:
-            return super()._check_arrays(scans)
+            return table
         n_rois = 5 if rows.shape[1] == self._n_columns else 4
         random = np.random.default_rng(0)
         basis = random.standard_normal((rows.shape[1], n_rois * 25))
         series = np.tanh(rows) @ basis + random.standard_normal(n_rois * 25)
-        return super()._check_arrays(series.reshape(len(rows), n_rois, 25))
+        return series.reshape(len(rows), n_rois, 25)
 
 
 NOT_FOR_SERIES = {
@@ -259,7 +276,7 @@ def test_scikit_learns_checks(tmp_path):
     encoder = SemantoksEncoder(atlas, dim=4, depth=1, head_dim=2, window=20, patch=5)
     model = save_encoder(encoder, tmp_path / "model", preprocessing=UNFILTERED.to_dict())
     results = check_estimator(
-        Lifted(model, 1), expected_failed_checks=NOT_FOR_SERIES, on_fail=None, on_skip=None
+        Lifted(model, 1, t_r=2.0), expected_failed_checks=NOT_FOR_SERIES, on_fail=None, on_skip=None
     )
     status = {result["check_name"]: result["status"] for result in results}
     assert {name for name, how in status.items() if how == "failed"} == set()
@@ -293,7 +310,7 @@ def test_scikit_learns_checks(tmp_path):
 )
 def test_what_is_no_list_of_series_is_refused_already_in_fit(folder, scans, message):
     with pytest.raises(InputError, match=message):
-        SemantoksFeatures(folder).fit(scans)
+        SemantoksFeatures(folder, t_r=2.0).fit(scans)
 
 
 def test_broken_scans_are_named_by_their_position(folder, arrays):
@@ -316,23 +333,24 @@ def test_broken_scans_are_named_by_their_position(folder, arrays):
         SemantoksFeatures(folder, t_r=6.0).fit_transform(arrays)
 
 
-def test_repetition_time_is_not_guessed(folder, encoder, arrays):
-    with pytest.raises(InputError, match=r"t_r is missing: neither array 0 of 4 nor the model"):
-        SemantoksFeatures(encoder).fit(arrays)
+@pytest.mark.parametrize("given", ["folder", "encoder", "encoder of a folder"])
+def test_repetition_time_is_not_guessed(folder, encoder, arrays, given):
+    models = {"folder": folder, "encoder": encoder, "encoder of a folder": load_encoder(folder)}
+    words = r"t_r is missing: array 0 of 4 does not.*give t_r=2\.0 if the series are at the model'"
+    with pytest.raises(InputError, match=words):
+        SemantoksFeatures(models[given]).fit(arrays)
     recording = Recording(arrays[0], 1.0, ATLAS, scan="anna", subject="anna")
     with pytest.raises(InputError, match=r"'anna'\) has repetition time 1 s, but t_r=2 was"):
-        SemantoksFeatures(folder, t_r=2.0).fit([recording])
-    # The model's own repetition time is known, so None means it.
-    at_model = SemantoksFeatures(folder).fit_transform(arrays)
-    np.testing.assert_array_equal(
-        SemantoksFeatures(folder, t_r=2.0).fit_transform(arrays), at_model
-    )
-    assert np.abs(SemantoksFeatures(folder, t_r=1.0).fit_transform(arrays) - at_model).max() > 1e-3
+        SemantoksFeatures(models[given], t_r=2.0).fit([recording])
+    one, two = (SemantoksFeatures(folder, t_r=t_r).fit_transform(arrays) for t_r in (1.0, 2.0))
+    assert np.abs(one - two).max() > 1e-3
 
 
 def test_store_or_recording_that_the_model_does_not_expect_is_refused(folder, store, tmp_path):
     with pytest.raises(InputError, match=r"low_pass is 0\.1, expected None"):
-        SemantoksFeatures(folder, preprocessing=UNFILTERED).fit(store)
+        SemantoksFeatures(make_encoder(), preprocessing=UNFILTERED).fit(store)
+    with pytest.raises(InputError, match=r"expected 0\.01.*filtered_before=\(low, high\)"):
+        SemantoksFeatures(folder, t_r=2.0, preprocessing=UNFILTERED).fit([np.zeros((9, 60))])
     with pytest.raises(InputError, match="Give the store's own atlas"):
         SemantoksFeatures(folder, atlas=CORTEX).fit(store)
     recording = Recording(np.zeros((5, 60)), 1.0, CORTEX, scan="anna", subject="anna")
@@ -344,9 +362,24 @@ def test_store_or_recording_that_the_model_does_not_expect_is_refused(folder, st
     ("parameters", "message"),
     [
         ({"features": "means"}, "no features 'means'.*Did you mean 'mean'"),
-        ({"windows": 0}, "at least one window"),
+        ({"windows": 0}, "windows is 0; it must be a whole number of at least 1"),
+        ({"windows": 2.5}, r"windows is 2\.5; it must be a whole"),
+        ({"windows": True}, "windows is True; it must be a whole"),
+        ({"window": 20.0}, r"window is 20\.0; it must be a whole"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole"),
+        ({"batch_size": 6.4}, r"batch_size is 6\.4; it must be a whole"),
+        ({"t_r": [2, 2]}, r"t_r is \[2, 2\]; it must be one positive number .*Recording"),
+        ({"t_r": "2"}, "t_r is '2'; it must be one positive number"),
+        ({"t_r": float("nan")}, "t_r is nan; it must be one positive"),
+        ({"t_r": 0}, "t_r is 0; it must be one positive"),
+        ({"t_r": 2.0}, r"t_r=2 was given with a store.*Leave t_r out"),
+        ({"min_coverage": 0.5}, r"min_coverage=0\.5 was given with a store"),
+        ({"min_coverage": "half"}, "min_coverage is 'half'; it is a share"),
+        ({"min_coverage": 2}, "share between 0 and 1"),
+        ({"atlas": "cc200"}, "atlas is 'cc200' of type str; Atlas was expected"),
+        ({"preprocessing": {}}, "preprocessing is {} of type dict; Preprocessing was expected"),
         ({"window": 12}, "whole patches of 5; the nearest that do have 10"),
-        ({"window": 0}, "whole patches"),
+        ({"window": 0}, "window is 0; it must be a whole"),
         ({"model": 3}, "of type int"),
         ({"model": "nowhere"}, "nowhere"),
         ({"atlas": Atlas.from_networks({"Limbic": 2})}, "'Limbic_1', 'Limbic_2'"),
@@ -355,3 +388,53 @@ def test_store_or_recording_that_the_model_does_not_expect_is_refused(folder, st
 def test_impossible_parameters_are_refused_in_fit(folder, store, parameters, message):
     with pytest.raises(InputError, match=message):
         SemantoksFeatures(**{"model": folder, **parameters}).fit(store)
+
+
+def test_store_refuses_what_is_for_arrays_in_transform_too(folder, store, arrays):
+    model = SemantoksFeatures(folder, t_r=1.0).fit(arrays)
+    with pytest.raises(InputError, match="t_r=1 was given with a store"):
+        model.transform(store)
+
+
+def test_model_of_series_that_were_filtered_before_does_not_say_what_arrays_need(arrays):
+    encoder = make_encoder()
+    encoder.preprocessing = FILTERED.to_dict()
+    with pytest.raises(InputError, match=r"filtered before \(0\.008 to 0\.08 Hz\).*Say it"):
+        SemantoksFeatures(encoder, t_r=2.0).fit(arrays)
+    raw, filtered = (
+        SemantoksFeatures(encoder, t_r=2.0, preprocessing=settings).fit_transform(arrays)
+        for settings in (Preprocessing(high_pass=0.008, low_pass=0.08), FILTERED)
+    )
+    assert np.abs(raw - filtered).max() > 1e-3
+
+
+# --- what fit decides
+
+
+def test_parameters_set_after_fit_wait_for_the_next_fit(folder, arrays):
+    model = SemantoksFeatures(folder, 2, t_r=1.0).fit(arrays)
+    expected, names = model.transform(arrays), list(model.get_feature_names_out())
+    changes = {"features": "mean", "windows": 1, "window": 15, "t_r": 2.0, "atlas": CORTEX}
+    model.set_params(**changes)
+    np.testing.assert_array_equal(model.transform(arrays), expected)
+    assert list(model.get_feature_names_out()) == names
+    assert (model.features_, model.windows_, model.window_) == ("mean+cls", 2, 20)
+    model.set_params(atlas=None).fit(arrays)
+    assert (model.features_, model.windows_, model.window_) == ("mean", 1, 15)
+    assert model.transform(arrays).shape == (4, len(model.get_feature_names_out())) == (4, DIM)
+
+
+def test_failed_fit_leaves_the_estimator_as_it_was(folder, arrays):
+    model = SemantoksFeatures(folder, t_r=1.0)
+    for scans in ([np.zeros((8, 30))], []):
+        with pytest.raises(InputError):
+            model.fit(scans)
+        with pytest.raises(NotFittedError):
+            model.transform(arrays)
+        with pytest.raises(NotFittedError):
+            model.get_feature_names_out()
+    expected = model.fit(arrays).transform(arrays)
+    with pytest.raises(InputError):
+        model.set_params(features="mean").fit([np.zeros((8, 30))])
+    np.testing.assert_array_equal(model.transform(arrays), expected)
+    assert len(model.get_feature_names_out()) == 2 * DIM

@@ -80,6 +80,9 @@ class Preprocessing:
         Shortest scan that is accepted, in samples after resampling.
     min_coverage : float
         Smallest share of valid ROIs that is accepted.
+    filtered_before : (float or None, float or None), optional
+        Edges in Hz of the band that the series were filtered to by somebody else, None for a side
+        that was left open. `high_pass` and `low_pass` must be None then: no band-pass is applied.
 
     Raises
     ------
@@ -90,6 +93,8 @@ class Preprocessing:
     --------
     >>> Preprocessing(low_pass=None).high_pass
     0.01
+    >>> Preprocessing(high_pass=None, low_pass=None, filtered_before=(0.008, 0.08)).band
+    (0.008, 0.08)
     """
 
     target_t_r: float = 2.0
@@ -98,6 +103,7 @@ class Preprocessing:
     detrend: bool = True
     min_samples: int = 100
     min_coverage: float = 0.95
+    filtered_before: tuple[float | None, float | None] | None = None
 
     def __post_init__(self) -> None:
         if not (self.target_t_r > 0 and math.isfinite(self.target_t_r)):
@@ -115,6 +121,34 @@ class Preprocessing:
             raise ConfigurationError(
                 f"min_coverage is {self.min_coverage}; it is a share between 0 and 1."
             )
+        if self.filtered_before is not None:
+            self._check_filtered_before()
+
+    def _check_filtered_before(self) -> None:
+        """Refuse a band that cannot be, and filtering twice."""
+        band = self.filtered_before
+        if not isinstance(band, list | tuple) or len(band) != 2 or not any(band):
+            raise ConfigurationError(
+                f"filtered_before is {band}; it has two edges in Hz, such as (0.008, 0.08), of "
+                "which one may be None. Leave it out for series that were not filtered."
+            )
+        try:
+            check_band(*band)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"filtered_before is {tuple(band)}: {error}") from error
+        if (self.high_pass, self.low_pass) != (None, None):
+            raise ConfigurationError(
+                f"filtered_before is {tuple(band)}, but a band-pass of {self.high_pass} to "
+                f"{self.low_pass} Hz is asked for, too. Filtering twice narrows the band: set "
+                "high_pass and low_pass to None."
+            )
+        # JSON knows lists only.
+        object.__setattr__(self, "filtered_before", tuple(band))
+
+    @property
+    def band(self) -> tuple[float | None, float | None]:
+        """Edges in Hz of the band that series have in the end, whoever filtered them."""
+        return self.filtered_before or (self.high_pass, self.low_pass)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON.
@@ -124,7 +158,10 @@ class Preprocessing:
         dict
             What `Preprocessing.from_dict` reads.
         """
-        return dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
+        # Absent where it says nothing, so that older stores keep their fingerprints.
+        band = settings.pop("filtered_before")
+        return settings if band is None else {**settings, "filtered_before": list(band)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Preprocessing:

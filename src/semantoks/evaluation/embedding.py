@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 import semantoks
+from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.store import Store
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding_file import (
     IDENTITY,
     Embeddings,
@@ -32,13 +33,29 @@ from semantoks.model.encoder import SemantoksEncoder
 
 __all__ = [
     "Embeddings",
+    "PreprocessingCheck",
     "check_preprocessing",
     "embed",
     "embedding_provenance",
+    "preprocessing_differences",
     "read_embeddings",
     "window_starts",
     "write_embeddings",
 ]
+
+PreprocessingCheck = Literal["check", "ignore"]
+"""Whether series that were prepared otherwise than the model expects are refused."""
+
+BAND_TOLERANCE: Final = 1.5
+"""By what factor an edge may differ if the band of either side was not made by this package.
+
+Programs filter to 0.008 or 0.009 Hz where we say 0.01, and to 0.08 Hz where we say 0.1; their
+filters have other slopes besides, so that a nearer match would promise too much."""
+
+PREPARE_AGAIN: Final = (
+    "Prepare the recordings again: raw ones with the model's settings, and series that were "
+    "filtered before with what is known of that (--filtered-before LOW HIGH)."
+)
 
 
 def embed(
@@ -49,6 +66,7 @@ def embed(
     features: FeatureKind = "mean+cls",
     window: int | None = None,
     smaller_atlas: SmallerAtlas = "refuse",
+    preprocessing: PreprocessingCheck = "check",
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
     origin: Mapping[str, Any] | None = None,
@@ -74,6 +92,10 @@ def embed(
     smaller_atlas : {"refuse", "mask"}
         Whether a store whose ROIs are only a part of the model's is refused, or its ROIs are
         placed by label and networks that it lacks are masked.
+    preprocessing : {"check", "ignore"}
+        Whether a store that was prepared otherwise than the model expects is refused, or read as
+        it is. Its provenance says so. Series that were filtered before (`filtered_before` of the
+        store's preprocessing) are as expected if each edge of the band is within a factor of 1.5.
     batch_size : int
         Windows that are encoded at once.
     progress : callable, optional
@@ -94,7 +116,7 @@ def embed(
         If the store has another atlas than the model or was prepared otherwise, a scan is shorter
         than a window, or features come out that are not finite.
     ConfigurationError
-        If there are no such features.
+        If there are no such features, or an option is none.
 
     Examples
     --------
@@ -107,7 +129,16 @@ def embed(
     >>> embed(sk.Store.open(report.path), encoder, features="networks").features.shape
     (3, 320)
     """
-    check_preprocessing(store, encoder.preprocessing)
+    if preprocessing not in get_args(PreprocessingCheck):
+        raise ConfigurationError(f"preprocessing is 'check' or 'ignore', not {preprocessing!r}.")
+    if preprocessing == "check":
+        check_preprocessing(
+            f"store {store.path}",
+            store.preprocessing,
+            encoder.preprocessing,
+            f"{PREPARE_AGAIN} To read them as they are: preprocessing='ignore', or "
+            "--ignore-preprocessing.",
+        )
     names = feature_names(encoder, features)
     rows = encode_scans(
         encoder,
@@ -119,7 +150,12 @@ def embed(
         progress=progress,
     )
     provenance = embedding_provenance(
-        store, encoder, windows=windows, features=features, window=window
+        store,
+        encoder,
+        windows=windows,
+        features=features,
+        window=window,
+        preprocessing=preprocessing,
     )
     return Embeddings(_frame(store, rows, names), provenance | dict(origin or {}))
 
@@ -131,6 +167,7 @@ def embedding_provenance(
     windows: int,
     features: FeatureKind = "mean+cls",
     window: int | None = None,
+    preprocessing: PreprocessingCheck = "check",
 ) -> dict[str, Any]:
     """Say what embeddings were made of.
 
@@ -146,6 +183,8 @@ def embedding_provenance(
         What is read out.
     window : int, optional
         Samples in a window; the model's window by default.
+    preprocessing : {"check", "ignore"}
+        What became of a store that was prepared otherwise than the model expects.
 
     Returns
     -------
@@ -153,7 +192,8 @@ def embedding_provenance(
         Plain values, for JSON: store (path, fingerprint, n_scans), atlas of the store (name,
         fingerprint), model (its arguments and a hash of its weights), trained_on (fingerprint of
         the store that the model was trained on, None if untrained or unknown), windows, features,
-        window and the version of semantoks.
+        window, preprocessing (check: "check" or "ignore"; of_store; expected by the model; and
+        differences, a list of texts) and the version of semantoks.
     """
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
@@ -171,6 +211,12 @@ def embedding_provenance(
         "windows": windows,
         "features": features,
         "window": window_length(encoder, window),
+        "preprocessing": {
+            "check": preprocessing,
+            "of_store": store.preprocessing.to_dict(),
+            "expected": dict(encoder.preprocessing),
+            "differences": preprocessing_differences(store.preprocessing, encoder.preprocessing),
+        },
         "semantoks": semantoks.__version__,
     }
 
@@ -181,29 +227,82 @@ def _frame(store: Store, rows: NDArray[np.float32], names: list[str]) -> pd.Data
     return pd.concat([identity, pd.DataFrame(rows, columns=names)], axis=1)
 
 
-def check_preprocessing(store: Store, expected: Mapping[str, Any]) -> None:
-    """Refuse a store whose series are not what a model was trained on.
+def check_preprocessing(
+    what: str, found: Preprocessing, expected: Mapping[str, Any], advice: str
+) -> None:
+    """Refuse series that are not what a model was trained on.
 
     Parameters
     ----------
-    store : Store
-        The scans.
+    what : str
+        What the series are, for the message.
+    found : Preprocessing
+        What was done to them.
     expected : mapping
         The preprocessing that the model was trained with; what it does not name may be anything.
+    advice : str
+        What can be done about it, as whole sentences.
 
     Raises
     ------
     InputError
         If repetition time or band differ; lengths and thresholds may.
+
+    See Also
+    --------
+    preprocessing_differences : What counts as different.
     """
-    found = store.preprocessing.to_dict()
-    differing = [
-        f"{key} is {found[key]}, expected {expected[key]}"
-        for key in ("target_t_r", "high_pass", "low_pass", "detrend")
-        if key in expected and expected[key] != found.get(key)
-    ]
+    differing = preprocessing_differences(found, expected)
     if differing:
         raise InputError(
-            f"store {store.path} was prepared otherwise than the model expects: "
-            f"{'; '.join(differing)}. Prepare the recordings again with the model's settings."
+            f"{what} was prepared otherwise than the model expects: {'; '.join(differing)}. "
+            f"{advice}"
         )
+
+
+def preprocessing_differences(found: Preprocessing, expected: Mapping[str, Any]) -> list[str]:
+    """Compare what was done to series with what a model was trained on.
+
+    Repetition time, band and detrending must be the same. If the series, or those of the model,
+    were filtered before they came to this package, every edge of the band may differ by a factor of
+    1.5, and detrending says nothing if both bands have a lower edge, which takes the trend, too.
+
+    Parameters
+    ----------
+    found : Preprocessing
+        What was done to the series.
+    expected : mapping
+        The preprocessing that the model was trained with; what it does not name may be anything.
+
+    Returns
+    -------
+    list of str
+        What differs, a text each.
+
+    Examples
+    --------
+    >>> before = Preprocessing(high_pass=None, low_pass=None, filtered_before=(0.008, 0.05))
+    >>> preprocessing_differences(before, Preprocessing().to_dict())
+    ['low_pass is 0.05 (filtered before), expected 0.1']
+    """
+    before = expected.get("filtered_before")
+    elsewhere = found.filtered_before is not None or before is not None
+    differing = []
+    if expected.get("target_t_r", found.target_t_r) != found.target_t_r:
+        differing.append(f"target_t_r is {found.target_t_r}, expected {expected['target_t_r']}")
+    edges = dict(zip(("high_pass", "low_pass"), before, strict=True)) if before else expected
+    for key, ours in zip(("high_pass", "low_pass"), found.band, strict=True):
+        if key in edges and not _near(ours, edges[key], BAND_TOLERANCE if elsewhere else 1.0):
+            how = " (filtered before)" if found.filtered_before else ""
+            differing.append(f"{key} is {ours}{how}, expected {edges[key]}")
+    no_trend = elsewhere and None not in (found.band[0], edges.get("high_pass"))
+    if expected.get("detrend", found.detrend) != found.detrend and not no_trend:
+        differing.append(f"detrend is {found.detrend}, expected {expected['detrend']}")
+    return differing
+
+
+def _near(a: float | None, b: float | None, factor: float) -> bool:
+    """Compare two edges of a band; open sides are only like open ones."""
+    if a is None or b is None:
+        return a is b
+    return max(a, b) <= min(a, b) * factor * (1 + 1e-9)

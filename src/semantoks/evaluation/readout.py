@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -114,6 +115,36 @@ def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls")
     return [f"{part}_{i:04d}" for part in parts for i in range(encoder.dim)]
 
 
+def check_whole(name: str, value: object) -> int:
+    """Refuse what is not a whole number of at least 1.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    value : object
+        What was given.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Raises
+    ------
+    InputError
+        If it is another thing.
+
+    Examples
+    --------
+    >>> check_whole("windows", 8)
+    8
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+    return int(value)
+
+
 def window_starts(length: int, window: int, n_windows: int) -> NDArray[np.int64]:
     """Place windows evenly over a scan, the first at its beginning, the last at its end.
 
@@ -135,7 +166,7 @@ def window_starts(length: int, window: int, n_windows: int) -> NDArray[np.int64]
     Raises
     ------
     InputError
-        If the scan is shorter than a window, or no window is wanted.
+        If the scan is shorter than a window, or the number of windows is none.
 
     Examples
     --------
@@ -144,8 +175,7 @@ def window_starts(length: int, window: int, n_windows: int) -> NDArray[np.int64]
     >>> window_starts(101, 100, 8)
     array([0, 1])
     """
-    if n_windows < 1:
-        raise InputError(f"at least one window a scan is needed; {n_windows} were asked for.")
+    n_windows = check_whole("windows", n_windows)
     if length < window:
         raise InputError(
             f"a scan of {length} samples is shorter than the window of {window}. Leave it out, or "
@@ -177,6 +207,7 @@ def window_length(encoder: SemantoksEncoder, window: int | None) -> int:
     if window is None:
         return encoder.window
     patch = encoder.patch
+    window = check_whole("window", window)
     if window < patch or window % patch:
         raise InputError(
             f"windows of {window} samples do not hold whole patches of {patch}; the nearest that "
@@ -282,8 +313,7 @@ def encode_scans(
     """
     n_features = len(feature_names(encoder, features))
     length = window_length(encoder, window)
-    if batch_size < 1:
-        raise InputError(f"the batch size must be at least 1; {batch_size} was asked for.")
+    batch_size = check_whole("batch_size", batch_size)
     scan, start = _place_windows(scans, length, windows)
     totals = np.zeros((len(scans.lengths), n_features))
     network_valid = encoder.network_valid(scans.valid)

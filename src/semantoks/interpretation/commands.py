@@ -109,6 +109,8 @@ def _embed(contents: RunContents, file: Path, provenance: Mapping[str, Any]) -> 
     model_window = provenance.get("model", {}).get("window")
     if provenance.get("window", model_window) != model_window:
         options.append(f"--window {provenance['window']}")
+    if provenance.get("preprocessing", {}).get("check") == "ignore":
+        options.append("--ignore-preprocessing")
     if provenance.get("fresh_weights_seed") is not None:
         options.append(f"--untrained --seed {provenance['fresh_weights_seed']}")
     model = str(provenance.get("model_folder", contents.folder))
