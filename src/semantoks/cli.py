@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -345,23 +346,27 @@ def pretrain(
     """
     from semantoks.data.store import Store
     from semantoks.training.config import configure, load_recipe, parse_changes
+    from semantoks.training.distributed import join
     from semantoks.training.pretraining import Pretraining
 
     if recipe is None:
         recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
     configuration = configure(load_recipe(recipe), parse_changes(set or []))
-    pretraining = Pretraining(Store.open(data), out, configuration, resume=resume)
-    for path in pretraining.damaged:
-        output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
-    plan = pretraining.plan
-    output.say(
-        f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
-        f"{configuration.optimization.epochs} epochs, on {pretraining.device}."
-    )
-    with output.progress("pretraining") as advance:
-        ended = pretraining.run(
-            lambda row: advance(row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}")
+    with join() as ranks:
+        output = output if ranks.first else replace(output, quiet=True, json=False)
+        pretraining = Pretraining(Store.open(data), out, configuration, resume=resume, ranks=ranks)
+        for path in pretraining.damaged:
+            output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
+        plan = pretraining.plan
+        processes = f" by {ranks.size} processes" if ranks.size > 1 else ""
+        output.say(
+            f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
+            f"{configuration.optimization.epochs} epochs, on {pretraining.device}{processes}."
         )
+        with output.progress("pretraining") as advance:
+            ended = pretraining.run(
+                lambda row: advance(row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}")
+            )
     output.result({**vars(ended), "folder": str(ended.folder)})
     if ended.status == "interrupted":
         output.say(

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semantoks.model.encoder import SemantoksEncoder, network_mask
+from semantoks.objective.sharing import Share
 from semantoks.training.config import Configuration
+from semantoks.training.distributed import ALONE, Ranks
 from semantoks.training.plan import Plan
 from semantoks.training.views import augment, draw_masks, draw_scans, draw_windows
 
@@ -34,12 +36,15 @@ class Batch(NamedTuple):
     masks : Tensor of shape (batch, view, network, patch) or None
         What the student does not see; None on steps without masks.
     absent : Tensor of shape (batch, network) or None
-        Networks that a scan lacks; None if none does.
+        Networks that a scan lacks; None if none of the whole batch does.
+    share : Share or None
+        Which part of the whole batch this is; None if it is all of it.
     """
 
     views: Tensor
     masks: Tensor | None
     absent: Tensor | None
+    share: Share | None
 
 
 class Batches:
@@ -55,11 +60,19 @@ class Batches:
         How the cohort is cut into steps.
     encoder : SemantoksEncoder
         The student's encoder, for its lattice of tokens and the device that it is on.
+    ranks : Ranks
+        This process among those that share every batch.
     """
 
     def __init__(
-        self, store: Store, configuration: Configuration, plan: Plan, encoder: SemantoksEncoder
+        self,
+        store: Store,
+        configuration: Configuration,
+        plan: Plan,
+        encoder: SemantoksEncoder,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.share = ranks.share(plan.batch_size)
         self.store, self.configuration, self.plan = store, configuration, plan
         self.device = encoder.cls_token.device
         self.network_valid = encoder.network_valid(store.valid)
@@ -85,25 +98,26 @@ class Batches:
 
     def _draw(self, scans: NDArray[np.intp], step: int) -> Batch:
         """Draw the windows and masks of a step."""
-        config = self.configuration
+        config, share = self.configuration, self.share
         rng = self._rng(_WINDOWS, step)
-        views = draw_windows(self.store, scans, window=config.model.window, rng=rng)
+        views = draw_windows(self.store, scans, window=config.model.window, rng=rng, share=share)
         generator = self._generator(_AUGMENTATION, step)
-        views = augment(views.to(self.device), config.views, generator)
+        views = augment(views.to(self.device), config.views, generator, share)
         generator = self._generator(_MASKS, step)
         masked = torch.rand((), generator=generator, device=self.device)
-        absent = self._absent(scans)
+        mine = slice(None) if share is None else slice(share.start, share.stop)
+        absent = self._absent(scans, mine)
         if masked >= config.masks.probability:
-            return Batch(views, None, absent)
+            return Batch(views, None, absent, share)
         networks = self.network_valid.shape[1]
         patches = config.model.window // config.model.patch
-        masks = draw_masks(len(scans), networks, patches, config.masks, generator)
-        return Batch(views, masks, absent)
+        masks = draw_masks(len(scans), networks, patches, config.masks, generator)[mine]
+        return Batch(views, masks, absent, share)
 
-    def _absent(self, scans: NDArray[np.intp]) -> Tensor | None:
-        """Say which networks the scans lack."""
+    def _absent(self, scans: NDArray[np.intp], mine: slice) -> Tensor | None:
+        """Say which networks the scans of this process lack, if any of the batch lacks one."""
         valid = self.network_valid[scans]
-        return None if valid.all() else torch.from_numpy(~valid).to(self.device)
+        return None if valid.all() else torch.from_numpy(~valid[mine]).to(self.device)
 
     def health_windows(self) -> tuple[Tensor, Tensor | None]:
         """Cut one window from up to 256 scans, each of another subject.
