@@ -352,6 +352,7 @@ def pretrain(
     if recipe is None:
         recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
     configuration = configure(load_recipe(recipe), parse_changes(set or []))
+    warned: list[str] = []
     with join() as ranks:
         output = output if ranks.first else replace(output, quiet=True, json=False)
         pretraining = Pretraining(Store.open(data), out, configuration, resume=resume, ranks=ranks)
@@ -365,9 +366,14 @@ def pretrain(
         )
         with output.progress("pretraining") as advance:
             ended = pretraining.run(
-                lambda row: advance(row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}")
+                lambda row: advance(
+                    row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}"
+                ),
+                warned.append,
             )
-    output.result({**vars(ended), "folder": str(ended.folder)})
+    for warning in warned:
+        output.say(warning)
+    output.result({**vars(ended), "folder": str(ended.folder), "warnings": warned})
     if ended.status == "interrupted":
         output.say(
             f"Stopped after step {ended.step} of {ended.steps}; saved in {out / 'checkpoints'}. "

@@ -15,12 +15,12 @@ from semantoks.objective.sharing import Share
 from semantoks.training.config import Configuration
 from semantoks.training.distributed import ALONE, Ranks
 from semantoks.training.plan import Plan
-from semantoks.training.views import augment, draw_masks, draw_scans, draw_windows
+from semantoks.training.views import VIEWS, augment, draw_masks, draw_scans, draw_windows
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
 
-HEALTH_WINDOWS: Final = 256
+HEALTH_SCANS: Final = 256
 # Streams of randomness of one seed; a stream and a step (or epoch) decide every draw, so that a
 # resumed run draws what an uninterrupted one would have drawn.
 WEIGHTS, _ORDER, _WINDOWS, _AUGMENTATION, _MASKS, _HEALTH = range(6)
@@ -119,23 +119,23 @@ class Batches:
         valid = self.network_valid[scans]
         return None if valid.all() else torch.from_numpy(~valid[mine]).to(self.device)
 
-    def health_windows(self) -> tuple[Tensor, Tensor | None]:
-        """Cut one window from up to 256 scans, each of another subject.
+    def health_views(self) -> tuple[Tensor, Tensor | None]:
+        """Cut two windows, as far apart as can be, from up to 256 scans of different subjects.
 
         Returns
         -------
-        windows : Tensor of shape (batch, roi, time)
-            The same at every call.
+        views : Tensor of shape (batch, 2, roi, time)
+            The same at every call: the first and the last samples of the scans.
         mask : Tensor of shape (batch, network, patch) or None
             True for networks that a scan lacks.
         """
-        rng = self._rng(_HEALTH, 0)
-        scans = draw_scans(self.store.subject_codes, rng)[:HEALTH_WINDOWS]
-        windows = draw_windows(self.store, scans, window=self.configuration.model.window, rng=rng)
-        patches = self.configuration.model.window // self.configuration.model.patch
-        mask = network_mask(self.network_valid[scans], patches)
-        windows = windows[:, 0].contiguous().to(self.device)
-        return windows, None if mask is None else mask.to(self.device)
+        window = self.configuration.model.window
+        scans = draw_scans(self.store.subject_codes, self._rng(_HEALTH, 0))[:HEALTH_SCANS]
+        starts = np.stack([np.zeros_like(scans), self.store.lengths[scans] - window], axis=1)
+        windows = self.store.windows(np.repeat(scans, VIEWS), starts.ravel(), window)
+        views = torch.from_numpy(windows).view(-1, VIEWS, *windows.shape[1:])
+        mask = network_mask(self.network_valid[scans], window // self.configuration.model.patch)
+        return views.to(self.device), None if mask is None else mask.to(self.device)
 
     def _rng(self, stream: int, count: int) -> np.random.Generator:
         """Make NumPy's source of randomness for a stream and a step or epoch."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from semantoks.training.config import Configuration, paper, to_yaml
 from semantoks.training.distributed import ALONE, Ranks, join
 from semantoks.training.events import Progress, check_tensorboard, ignore, tensorboard
 from semantoks.training.learner import Learner
-from semantoks.training.monitoring import Health, examine
+from semantoks.training.monitoring import Health, Warned, examine, warn
 from semantoks.training.run import (
     Log,
     graceful_stop,
@@ -35,6 +37,10 @@ from semantoks.training.run import (
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
+
+_LOGGER: Final = logging.getLogger(__name__)
+_LOOKS: Final = 4
+"""Looks at the health that are remembered: as many as a warning and its first time depend on."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def pretrain(
     *,
     resume: bool = False,
     progress: Callable[[Progress], None] = ignore,
+    notify: Callable[[str], None] = _LOGGER.warning,
 ) -> Run:
     """Pretrain an encoder on a cohort.
 
@@ -82,6 +89,9 @@ def pretrain(
         Go on from the newest checkpoint in `out`, with the same recipe and cohort.
     progress : callable
         Called with `Progress` after every step.
+    notify : callable
+        Called with a sentence when the health of the run gives cause for a warning; by default it
+        is logged.
 
     Returns
     -------
@@ -105,7 +115,7 @@ def pretrain(
     with join() as ranks:
         recipe = configuration or paper()
         pretraining = Pretraining(store, Path(out), recipe, resume=resume, ranks=ranks)
-        return pretraining.run(progress)
+        return pretraining.run(progress, notify)
 
 
 class Pretraining:
@@ -140,7 +150,8 @@ class Pretraining:
         self.plan, self.device, self.model = (
             self.learner.plan, self.learner.device, self.learner.model,
         )  # fmt: skip
-        self.step = self.saved = 0
+        self.step = 0
+        self.saved = -1  # step of the newest good checkpoint
         self.started = _now()
         self.seconds_before = 0.0
         self.damaged: tuple[Path, ...] = ()
@@ -161,19 +172,30 @@ class Pretraining:
         self.folder.mkdir(parents=True, exist_ok=resume)
         with replacing(self.folder / "config.yaml") as path:
             path.write_text(to_yaml(self.configuration), encoding="utf-8")
-        after = self.step if resume else None
+        for left in (*self.folder.glob(".*.partial"), *self.folder.glob("checkpoints/.*.partial")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()  # a kill tore it
+        after = self.saved if resume else None
         columns = [name for name in Progress._fields if name != "steps"]
         self.metrics = Log(self.folder, "metrics", columns, after=after)
         self.health = Log(self.folder, "health", ["step", "epoch", *Health._fields], after=after)
-        self.health_windows, self.health_mask = self.learner.batches.health_windows()
+        columns = ["step", "epoch", *Warned._fields]
+        self.warnings = Log(self.folder, "warnings", columns, after=after)
+        self.looks = self._earlier_looks()
+        self.health_views, self.health_mask = self.learner.batches.health_views()
 
-    def run(self, progress: Callable[[Progress], None] = ignore) -> Run:
+    def run(
+        self,
+        progress: Callable[[Progress], None] = ignore,
+        notify: Callable[[str], None] = _LOGGER.warning,
+    ) -> Run:
         """Go through all steps that are left, then save the teacher.
 
         Parameters
         ----------
         progress : callable
             Called with `Progress` after every step.
+        notify : callable
+            Called with a sentence when the health of the run gives cause for a warning.
 
         Returns
         -------
@@ -181,10 +203,13 @@ class Pretraining:
             How it ended.
         """
         began = time.perf_counter()
+        self.notify = notify
         if self.step == self.plan.steps and (self.folder / "model").exists():
+            if read_json(self.folder / "run.json")["status"] != "finished":
+                self._describe("finished", 0.0)  # killed after the last file but this one
             return Run(self.folder, self.step, self.plan.steps, "finished", self.seconds_before)
         self._describe("running", 0.0)
-        if self.step == 0:
+        if self.saved < 0:
             self._look_at_health()
         with graceful_stop() as stopped, self._events() as events:
             for batch in self.learner.batches.after(self.step):
@@ -198,7 +223,7 @@ class Pretraining:
                 if self.ranks.any(stopped()):  # a signal may reach one process only
                     break
         status = "finished" if self.step == self.plan.steps else "interrupted"
-        if self.step > 0:
+        if self.step > max(self.saved, 0):
             self._save()
         seconds = time.perf_counter() - began
         if status == "finished":
@@ -249,10 +274,22 @@ class Pretraining:
         """Examine the model on the same windows as ever and write it down."""
         if not self.ranks.first:
             return
-        found = examine(self.model, self.health_windows, self.health_mask)
-        epoch = self.step // max(self.plan.steps_an_epoch, 1)
-        row = {"step": self.step, "epoch": epoch, **found._asdict()}
-        self.health.write({name: _rounded(value) for name, value in row.items()})
+        found = examine(self.model, self.health_views, self.health_mask)
+        place = {"step": self.step, "epoch": self.step // max(self.plan.steps_an_epoch, 1)}
+        rounded = Health(*map(_rounded, found))  # as a resumed run reads it
+        self.health.write(place | rounded._asdict())
+        done = self.step / max(self.plan.steps, 1)
+        known = {x.kind for x in warn(self.looks, done)}
+        self.looks = [*self.looks, rounded][-_LOOKS:]
+        for warned in warn(self.looks, done):
+            if warned.kind not in known:  # said once, not at every look
+                self.warnings.write(place | warned._asdict())
+                self.notify(f"Warning, step {self.step}: {warned.message}")
+
+    def _earlier_looks(self) -> list[Health]:
+        """Read the last looks at the health before a resume."""
+        rows = [[row.get(name) for name in Health._fields] for row in self.health.rows()]
+        return [Health(*(math.nan if v is None else v for v in row)) for row in rows][-_LOOKS:]
 
     def _save(self) -> None:
         """Write a checkpoint of everything that the next step depends on."""
@@ -266,9 +303,12 @@ class Pretraining:
         }
         keep = self.configuration.logging.keep
         save_checkpoint(self.folder / "checkpoints", self.step, content, keep=keep)
+        self.saved = self.step
 
     def _restore(self) -> None:
         """Take up the newest checkpoint, if recipe and cohort are the same."""
+        if self._was_killed_before_its_first_checkpoint():
+            return
         content, self.damaged = load_checkpoint(self.folder)
         if content["configuration"] != to_yaml(self.configuration):
             raise ConfigurationError(
@@ -282,10 +322,17 @@ class Pretraining:
             )
         self.model.load_state_dict(content["model"])
         self.learner.optimizer.load_state_dict(content["optimizer"])
-        self.step = content["step"]
+        self.step = self.saved = content["step"]
         described = read_json(self.folder / "run.json")
         self.started = described.get("started", self.started)
         self.seconds_before = described.get("seconds", 0.0)
+
+    def _was_killed_before_its_first_checkpoint(self) -> bool:
+        """Say whether the folder is that of a run like this one which never came to save."""
+        written = self.folder / "config.yaml"
+        if any(self.folder.glob("checkpoints/step-*")) or not written.is_file():
+            return False
+        return written.read_text(encoding="utf-8") == to_yaml(self.configuration)
 
     def _save_model(self) -> None:
         """Write the teacher's encoder."""
@@ -354,7 +401,7 @@ class Pretraining:
     def _events(self) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
         """Open TensorBoard's event file if it was asked for."""
         if self.configuration.logging.tensorboard and self.ranks.first:
-            return tensorboard(self.folder / "tensorboard")
+            return tensorboard(self.folder / "tensorboard", after=self.step)
         return contextlib.nullcontext(ignore)
 
 
