@@ -30,8 +30,9 @@ from semantoks.training.pretraining import pretrain
 store, folder, epochs, kills, longest, seed = sys.argv[1:]
 torch.set_num_threads(1)
 dice = random.Random(int(seed))
-settings = {"model.dim": 16, "model.head_dim": 8, "model.depth": 1, "optimization.epochs": int(epochs),
-            "optimization.warmup_epochs": 1, "optimization.batch_size": 4, "logging.steps": 1,
+settings = {"model.dim": 16, "model.head_dim": 8, "model.depth": 1,
+            "optimization.epochs": int(epochs), "optimization.warmup_epochs": 1,
+            "optimization.batch_size": 4, "logging.steps": 1,
             "logging.checkpoint_epochs": 1, "device": "cpu"}
 recipe = configure(tiny(), settings)
 
