@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from semantoks.cli import run
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
@@ -55,34 +57,42 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def command(store: Store, out: Path, **changes: object) -> list[str]:
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    words = ["-m", "semantoks", "pretrain", "--data", str(store.path), "--out", str(out)]
+    words = ["pretrain", "--data", str(store.path), "--out", str(out)]
     words += ["--recipe", "tiny"]
     return [*words, *(w for key, value in settings.items() for w in ("--set", f"{key}={value}"))]
 
 
-def start(words: list[str], size: int) -> list[subprocess.Popen[str]]:
-    """Start processes as torchrun does, without its seconds."""
+# Forks of one process share its import of PyTorch, which is most of the seconds.
+DRIVER = """
+import json, os, sys
+import torch
+import semantoks.training.pretraining
+from semantoks.cli import run
+
+children = []
+for words, environment in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.environ.update(environment)
+            torch.set_num_threads(1)
+            code = run(words)
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+def places(size: int) -> list[dict[str, str]]:
+    """Return the variables that torchrun sets for its processes."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    processes = []
-    for rank in range(size):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-        environment = {**os.environ, **{k: str(v) for k, v in place.items()}}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *words], env=environment, stdout=pipe, stderr=pipe, text=True
-            )
-        )
-    return processes
-
-
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    said = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return [out for out, _ in said]
+        port = str(found.getsockname()[1])
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -105,41 +115,39 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 def test_two_processes_are_one(store: Store, tmp_path: Path) -> None:
-    both = start(command(store, tmp_path / "two"), 2)
-    from semantoks.cli import run
-
-    assert run([*command(store, tmp_path / "one")[2:], "--quiet"]) == 0
-    first, second = finish(both)
-    assert "by 2 processes" in first
-    assert second == ""
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-    assert read_json(tmp_path / "two" / "run.json")["processes"] == 2
-    assert load_encoder(tmp_path / "two").dim == 16
+    one, two = tmp_path / "one", tmp_path / "two"
+    jobs = [(command(store, two), place) for place in places(2)] + [(command(store, one), {})]
+    words = [sys.executable, "-c", DRIVER, json.dumps(jobs)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0]", done.stderr
+    assert done.stdout.count("by 2 processes") == 1  # the second is silent
+    assert_same_run(one, two)
+    assert read_json(two / "run.json")["processes"] == 2
+    assert load_encoder(two).dim == 16
 
 
 @pytest.mark.slow
 def test_torchrun_starts_it(store: Store, tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "semantoks"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *launcher, "--standalone", *command(store, tmp_path / "two")]
+    words = [sys.executable, "-m", *launcher, *command(store, tmp_path / "two")]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    finish(start(command(store, tmp_path / "one"), 1))
+    assert run([*command(store, tmp_path / "one"), "--quiet"]) == 0
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all(store: Store, tmp_path: Path) -> None:
-    words = command(store, tmp_path / "run", optimization__epochs=3000)
-    both = start(words, 2)
+    words = [sys.executable, "-m", "semantoks"]
+    words += command(store, tmp_path / "run", optimization__epochs=3000)
+    both = [subprocess.Popen(words, env={**os.environ, **place}) for place in places(2)]
     metrics = tmp_path / "run" / "metrics.csv"
     while not metrics.is_file() or len(metrics.read_text().splitlines()) < 5:
         assert all(process.poll() is None for process in both)
         time.sleep(0.05)
     both[1].send_signal(signal.SIGUSR1)
-    for process in both:
-        process.communicate(timeout=60)
-    assert [process.returncode for process in both] == [130, 130]
+    assert [process.wait(timeout=60) for process in both] == [130, 130]
     assert read_json(tmp_path / "run" / "run.json")["status"] == "interrupted"
 
 
