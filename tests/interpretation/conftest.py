@@ -106,6 +106,8 @@ def write_logs(run: Path, n_steps: int) -> None:
             "teacher_student_cosine": 0.6 + 0.3 * grown,
             "token_cosine": 0.8 - 0.3 * grown,
             "feature_deviation": 0.3 + 0.2 * grown,
+            "identification": 0.1 + 0.8 * grown,
+            "identification_chance": np.full(len(looks), 1 / 64),
         }
     ).to_csv(run / "health.csv", index=False)
 

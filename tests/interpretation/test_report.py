@@ -193,7 +193,14 @@ def test_collapse_is_named(make_run):
     run = make_run(n_steps=40)
     health = pd.read_csv(run / "health.csv").assign(token_cosine=0.97)
     health.to_csv(run / "health.csv", index=False)
-    assert "means partial collapse" in health_section(read_run(run)).blocks[0].text
+    text = health_section(read_run(run)).blocks[0].text
+    assert "means partial collapse" in text
+    assert "(by chance 1.6%)" in text
+    older = health.drop(columns=["identification", "identification_chance"])
+    older.to_csv(run / "health.csv", index=False)
+    words, picture = health_section(read_run(run)).blocks
+    assert "by chance" not in words.text
+    assert "nearest" not in str(picture)
 
 
 def test_out_and_named_inputs(scored_run, tmp_path):

@@ -175,7 +175,7 @@ def test_loss_that_is_not_finite_stops(
     def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
         calls.append(1)
         windows: torch.Tensor = real(*args, **kwargs)  # type: ignore[arg-type]
-        return windows * torch.nan if len(calls) == 6 else windows
+        return windows * torch.nan if len(calls) == 5 else windows
 
     monkeypatch.setattr(batches, "draw_windows", poisoned)
     with pytest.raises(InputError, match="loss of step 5 is nan") as caught:
@@ -315,3 +315,43 @@ def test_tensorboard(store: Store, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     pretrain(store, tmp_path / "run", recipe(**{"logging.tensorboard": True}))
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_teacher_that_cannot_move_is_noticed(store: Store, tmp_path: Path) -> None:
+    said: list[str] = []
+    still = recipe(**{"optimization.teacher_momentum": 1.0, "optimization.epochs": 6})
+    run = pretrain(store, tmp_path / "run", still, notify=said.append)
+    assert run.status == "finished"  # a warning stops nothing
+    written = [json.loads(x) for x in (run.folder / "warnings.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["kind"]) for row in written] == [(6, "teacher")]  # and is said once
+    assert said == [f"Warning, step 6: {written[0]['message']}"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    store: Store, tmp_path: Path
+) -> None:
+    whole = pretrain(store, tmp_path / "whole", recipe())
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(2))
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    torn = tmp_path / "run" / "checkpoints" / ".step-00000003.pt.1.partial"
+    torn.write_bytes(b"torn")
+    with pytest.raises(InputError, match="no checkpoint to resume"):
+        pretrain(store, tmp_path / "run", recipe(seed=5), resume=True)
+    again = pretrain(store, tmp_path / "run", recipe(), resume=True)
+    a, b = weights(whole.folder), weights(again.folder)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert rows(again.folder / "health.csv") == rows(whole.folder / "health.csv")
+    assert not torn.exists()
+
+
+def test_a_log_of_an_older_version_is_taken_up(store: Store, tmp_path: Path) -> None:
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(5))
+    path = tmp_path / "run" / "health.jsonl"
+    older = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in older:
+        del row["identification"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in older))
+    pretrain(store, tmp_path / "run", recipe(), resume=True)
+    table = rows(tmp_path / "run" / "health.csv")
+    assert [row["identification"] == "" for row in table] == [True, True, False, False, False]

@@ -59,6 +59,7 @@ _HEALTH = (
     Curve("teacher_student_cosine", "agreement of teacher and student", "mean cosine"),
     Curve("token_cosine", "likeness of the tokens of a window", "mean cosine"),
     Curve("feature_deviation", "spread of the features", "standard deviation"),
+    Curve("identification", "subjects whose second window is nearest", "share of subjects"),
 )
 _COLLAPSE = 0.95
 
@@ -232,13 +233,19 @@ def health_section(contents: RunContents) -> Section:
         f"{number(last.get('teacher_student_cosine', math.nan), 2)}, and two tokens of a window "
         f"had a mean cosine of {number(cosine, 2)}."
     )
+    if not math.isnan(last.get("identification", math.nan)):
+        words += (
+            f" A subject's second window was the nearest of all subjects' for "
+            f"{last['identification']:.0%} of them (by chance {last['identification_chance']:.1%})."
+        )
     if cosine > _COLLAPSE:
         words += (
             f" A token cosine above {_COLLAPSE} means partial collapse: the tokens of a window "
             "hardly differ from one another."
         )
+    known = [curve for curve in _HEALTH if curve.column in health]  # older runs looked at less
     picture = Picture(
-        render(draw_curves(health, _HEALTH), "health", "Signs of collapse over training"),
+        render(draw_curves(health, known), "health", "Signs of collapse over training"),
         "The same windows, looked at again and again. The effective rank counts the dimensions "
         "that the features really fill; the dashed line is the most that so many windows allow. A "
         "rank that falls towards 1, or a likeness of tokens that rises towards 1, means that the "

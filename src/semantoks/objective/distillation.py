@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from semantoks.model.encoder import Encoding, SemantoksEncoder
 from semantoks.model.layers import Head
 from semantoks.objective.losses import compression, expansion, token_agreement
+from semantoks.objective.sharing import Share
 
 
 class LossTerms(NamedTuple):
@@ -54,6 +55,26 @@ class Projected(NamedTuple):
     summaries: tuple[Tensor, Tensor]
     tokens: tuple[Tensor, Tensor] | None
     networks: tuple[Tensor, Tensor] | None
+
+    def gathered(self, share: Share) -> Projected:
+        """Return the summaries of all processes; tokens stay where they are.
+
+        Parameters
+        ----------
+        share : Share
+            This process's part of the batch.
+
+        Returns
+        -------
+        Projected
+            Summaries and networks of the whole batch.
+        """
+
+        def both(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return share.gather(pair[0]), share.gather(pair[1])
+
+        networks = None if self.networks is None else both(self.networks)
+        return self._replace(summaries=both(self.summaries), networks=networks)
 
 
 class Branch(nn.Module):
@@ -147,6 +168,7 @@ class Distillation(nn.Module):
         *,
         curriculum: float = 0.0,
         absent: Bool[Tensor, "batch network"] | None = None,
+        share: Share | None = None,
     ) -> LossTerms:
         """Compare the student, on masked windows, with the teacher, on whole ones.
 
@@ -163,6 +185,9 @@ class Distillation(nn.Module):
         absent : Tensor of shape (batch, network), optional
             True where a scan has no usable ROI of a network: neither branch sees its tokens, and
             no term asks about them.
+        share : Share, optional
+            Where many processes share a batch: which part of it the views are. Terms are then of
+            the whole batch, and gradients must be summed over processes.
 
         Returns
         -------
@@ -176,6 +201,9 @@ class Distillation(nn.Module):
         student: Projected = self.student(views, seen, tokens=tokens, networks=networks)
         with torch.no_grad():
             teacher: Projected = self.teacher(views, missing, tokens=tokens, networks=networks)
+        if share is not None:
+            student, teacher = student.gathered(share), teacher.gathered(share)
+            absent = None if absent is None else share.gather(absent.float()) > 0
 
         agreement = compression(student.summaries, teacher.summaries)
         spread = expansion(student.summaries, teacher.summaries, epsilon=self.epsilon)
@@ -186,6 +214,7 @@ class Distillation(nn.Module):
             asked = masks if missing is None else masks & ~missing
             windows = zip(student.tokens, teacher.tokens, asked.unbind(1), strict=True)
             token = -torch.stack([token_agreement(*window) for window in windows]).mean()
+            token = token if share is None else share.mean(token)
             total = total + self.token_weight * token
 
         summary = None

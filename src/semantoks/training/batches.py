@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semantoks.model.encoder import SemantoksEncoder, network_mask
+from semantoks.objective.sharing import Share
 from semantoks.training.config import Configuration
+from semantoks.training.distributed import ALONE, Ranks
 from semantoks.training.plan import Plan
-from semantoks.training.views import augment, draw_masks, draw_scans, draw_windows
+from semantoks.training.views import VIEWS, augment, draw_masks, draw_scans, draw_windows
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
 
-HEALTH_WINDOWS: Final = 256
+HEALTH_SCANS: Final = 256
 # Streams of randomness of one seed; a stream and a step (or epoch) decide every draw, so that a
 # resumed run draws what an uninterrupted one would have drawn.
 WEIGHTS, _ORDER, _WINDOWS, _AUGMENTATION, _MASKS, _HEALTH = range(6)
@@ -34,12 +36,15 @@ class Batch(NamedTuple):
     masks : Tensor of shape (batch, view, network, patch) or None
         What the student does not see; None on steps without masks.
     absent : Tensor of shape (batch, network) or None
-        Networks that a scan lacks; None if none does.
+        Networks that a scan lacks; None if none of the whole batch does.
+    share : Share or None
+        Which part of the whole batch this is; None if it is all of it.
     """
 
     views: Tensor
     masks: Tensor | None
     absent: Tensor | None
+    share: Share | None
 
 
 class Batches:
@@ -55,11 +60,19 @@ class Batches:
         How the cohort is cut into steps.
     encoder : SemantoksEncoder
         The student's encoder, for its lattice of tokens and the device that it is on.
+    ranks : Ranks
+        This process among those that share every batch.
     """
 
     def __init__(
-        self, store: Store, configuration: Configuration, plan: Plan, encoder: SemantoksEncoder
+        self,
+        store: Store,
+        configuration: Configuration,
+        plan: Plan,
+        encoder: SemantoksEncoder,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.share = ranks.share(plan.batch_size)
         self.store, self.configuration, self.plan = store, configuration, plan
         self.device = encoder.cls_token.device
         self.network_valid = encoder.network_valid(store.valid)
@@ -85,43 +98,44 @@ class Batches:
 
     def _draw(self, scans: NDArray[np.intp], step: int) -> Batch:
         """Draw the windows and masks of a step."""
-        config = self.configuration
+        config, share = self.configuration, self.share
         rng = self._rng(_WINDOWS, step)
-        views = draw_windows(self.store, scans, window=config.model.window, rng=rng)
+        views = draw_windows(self.store, scans, window=config.model.window, rng=rng, share=share)
         generator = self._generator(_AUGMENTATION, step)
-        views = augment(views.to(self.device), config.views, generator)
+        views = augment(views.to(self.device), config.views, generator, share)
         generator = self._generator(_MASKS, step)
         masked = torch.rand((), generator=generator, device=self.device)
-        absent = self._absent(scans)
+        mine = slice(None) if share is None else slice(share.start, share.stop)
+        absent = self._absent(scans, mine)
         if masked >= config.masks.probability:
-            return Batch(views, None, absent)
+            return Batch(views, None, absent, share)
         networks = self.network_valid.shape[1]
         patches = config.model.window // config.model.patch
-        masks = draw_masks(len(scans), networks, patches, config.masks, generator)
-        return Batch(views, masks, absent)
+        masks = draw_masks(len(scans), networks, patches, config.masks, generator)[mine]
+        return Batch(views, masks, absent, share)
 
-    def _absent(self, scans: NDArray[np.intp]) -> Tensor | None:
-        """Say which networks the scans lack."""
+    def _absent(self, scans: NDArray[np.intp], mine: slice) -> Tensor | None:
+        """Say which networks the scans of this process lack, if any of the batch lacks one."""
         valid = self.network_valid[scans]
-        return None if valid.all() else torch.from_numpy(~valid).to(self.device)
+        return None if valid.all() else torch.from_numpy(~valid[mine]).to(self.device)
 
-    def health_windows(self) -> tuple[Tensor, Tensor | None]:
-        """Cut one window from up to 256 scans, each of another subject.
+    def health_views(self) -> tuple[Tensor, Tensor | None]:
+        """Cut two windows, as far apart as can be, from up to 256 scans of different subjects.
 
         Returns
         -------
-        windows : Tensor of shape (batch, roi, time)
-            The same at every call.
+        views : Tensor of shape (batch, 2, roi, time)
+            The same at every call: the first and the last samples of the scans.
         mask : Tensor of shape (batch, network, patch) or None
             True for networks that a scan lacks.
         """
-        rng = self._rng(_HEALTH, 0)
-        scans = draw_scans(self.store.subject_codes, rng)[:HEALTH_WINDOWS]
-        windows = draw_windows(self.store, scans, window=self.configuration.model.window, rng=rng)
-        patches = self.configuration.model.window // self.configuration.model.patch
-        mask = network_mask(self.network_valid[scans], patches)
-        windows = windows[:, 0].contiguous().to(self.device)
-        return windows, None if mask is None else mask.to(self.device)
+        window = self.configuration.model.window
+        scans = draw_scans(self.store.subject_codes, self._rng(_HEALTH, 0))[:HEALTH_SCANS]
+        starts = np.stack([np.zeros_like(scans), self.store.lengths[scans] - window], axis=1)
+        windows = self.store.windows(np.repeat(scans, VIEWS), starts.ravel(), window)
+        views = torch.from_numpy(windows).view(-1, VIEWS, *windows.shape[1:])
+        mask = network_mask(self.network_valid[scans], window // self.configuration.model.patch)
+        return views.to(self.device), None if mask is None else mask.to(self.device)
 
     def _rng(self, stream: int, count: int) -> np.random.Generator:
         """Make NumPy's source of randomness for a stream and a step or epoch."""

@@ -65,13 +65,15 @@ def check_tensorboard() -> None:
 
 
 @contextlib.contextmanager
-def tensorboard(folder: Path) -> Iterator[Callable[[Progress], None]]:
+def tensorboard(folder: Path, *, after: int = 0) -> Iterator[Callable[[Progress], None]]:
     """Open an event file for TensorBoard.
 
     Parameters
     ----------
     folder : Path
         Where the file goes.
+    after : int
+        Numbers of later steps in older files are not shown: they are written anew.
 
     Yields
     ------
@@ -80,7 +82,7 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Progress], None]]:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:
+    with SummaryWriter(str(folder), purge_step=after + 1) as writer:
 
         def write(row: Progress) -> None:
             for name, value in row._asdict().items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,12 @@ from torch import Tensor
 
 from semantoks.model.encoder import Encoding
 from semantoks.objective.distillation import Distillation
+
+_COLLAPSED_COSINE: Final = 0.95
+_COLLAPSED_RANK: Final = 0.1
+_STILL: Final = 1e-3
+_IDLE: Final = 0.9
+"""From here on the schedules have brought the teacher almost to rest, as they should."""
 
 
 class Health(NamedTuple):
@@ -27,6 +34,10 @@ class Health(NamedTuple):
         Mean cosine between different tokens of a window; near 1 in (partial) collapse.
     feature_deviation : float
         Mean over features of their standard deviation over windows.
+    identification : float
+        Share of subjects whose second window lies nearer to their first than anybody else's.
+    identification_chance : float
+        The same for features that say nothing: one over the number of subjects.
     """
 
     effective_rank: float
@@ -34,12 +45,14 @@ class Health(NamedTuple):
     teacher_student_cosine: float
     token_cosine: float
     feature_deviation: float
+    identification: float
+    identification_chance: float
 
 
 @torch.no_grad()
 def examine(
     model: Distillation,
-    windows: Float[Tensor, "batch roi time"],
+    views: Float[Tensor, "batch view roi time"],
     mask: Bool[Tensor, "batch network patch"] | None = None,
     *,
     batch_size: int = 64,
@@ -50,8 +63,9 @@ def examine(
     ----------
     model : Distillation
         Student and teacher.
-    windows : Tensor of shape (batch, roi, time)
-        Windows without augmentation, the same at every look.
+    views : Tensor of shape (batch, 2, roi, time)
+        Two windows of each of several subjects, without augmentation, the same at every look. All
+        but identification is of the first.
     mask : Tensor of shape (batch, network, patch), optional
         True for the networks that a scan lacks.
     batch_size : int
@@ -60,15 +74,16 @@ def examine(
     Returns
     -------
     Health
-        Five numbers.
+        Seven numbers.
     """
-    features, student_teacher, tokens = [], [], []
-    for rows in torch.split(torch.arange(len(windows)), batch_size):
-        part, hidden = windows[rows], None if mask is None else mask[rows]
-        teacher: Encoding = model.teacher.encoder(part, hidden)
-        student: Encoding = model.student.encoder(part, hidden)
-        pooled = teacher.tokens.flatten(1, 2).mean(1)
-        features.append(torch.cat([pooled, teacher.summary], dim=1))
+    features, seconds, student_teacher, tokens = [], [], [], []
+    for rows in torch.split(torch.arange(len(views)), batch_size):
+        hidden = None if mask is None else mask[rows]
+        first, second = views[rows].unbind(1)
+        teacher: Encoding = model.teacher.encoder(first, hidden)
+        student: Encoding = model.student.encoder(first, hidden)
+        features.append(_pooled(teacher))
+        seconds.append(_pooled(model.teacher.encoder(second, hidden)))
         student_teacher.append(torch.cosine_similarity(teacher.summary, student.summary, dim=-1))
         tokens.append(token_cosine(teacher.tokens))
     table = torch.cat(features)
@@ -78,7 +93,127 @@ def examine(
         teacher_student_cosine=float(torch.cat(student_teacher).mean()),
         token_cosine=float(torch.cat(tokens).mean()),
         feature_deviation=float(table.std(dim=0).mean()),
+        identification=identification(table, torch.cat(seconds)),
+        identification_chance=1 / len(table),
     )
+
+
+class Warned(NamedTuple):
+    """A sign that a run goes wrong, and what to try.
+
+    Parameters
+    ----------
+    kind : str
+        "rank", "tokens" or "teacher".
+    message : str
+        What was seen, and what to try.
+    """
+
+    kind: str
+    message: str
+
+
+def warn(looks: Sequence[Health], share: float) -> tuple[Warned, ...]:
+    """Say what is wrong with a run, if anything.
+
+    Parameters
+    ----------
+    looks : sequence of Health
+        Looks up to now, the first at the untrained model.
+    share : float
+        How much of the run lies behind, between 0 and 1.
+
+    Returns
+    -------
+    tuple of Warned
+        Collapse of features or tokens, and a teacher that three looks found unchanged. Nothing
+        about an untrained model; nor about a teacher that rests at the end, as it should.
+
+    Examples
+    --------
+    >>> well = Health(20.0, 63.0, 0.9, 0.4, 0.5, 0.8, 1 / 64)
+    >>> warn([well, well._replace(effective_rank=3.0)], 0.5)[0].kind
+    'rank'
+    """
+    if len(looks) < 2:
+        return ()
+    now = looks[-1]
+    found = []
+    if now.effective_rank < _COLLAPSED_RANK * now.effective_rank_max:
+        found.append(
+            Warned(
+                "rank",
+                f"the features fill {now.effective_rank:.1f} of {now.effective_rank_max:.0f} "
+                "dimensions: scans become alike (collapse). Try a smaller "
+                "optimization.learning_rate, a longer optimization.warmup_epochs or a larger "
+                "optimization.batch_size; look for scans that are copies of one another.",
+            )
+        )
+    if now.token_cosine > _COLLAPSED_COSINE:
+        found.append(
+            Warned(
+                "tokens",
+                f"tokens of a window have a mean cosine of {now.token_cosine:.3f}: networks become "
+                "alike (partial collapse). Try model.tokenization=semantic, a larger "
+                "objective.summary_share, or a smaller optimization.learning_rate.",
+            )
+        )
+    if share < _IDLE and len(looks) > 2 and all(map(_still, looks[-3:-1], looks[-2:])):
+        found.append(Warned("teacher", _stalled(now)))
+    return tuple(found)
+
+
+def _still(before: Health, after: Health) -> bool:
+    """Say whether the teacher's features have not changed between two looks."""
+    names = ("effective_rank", "token_cosine", "feature_deviation")
+    pairs = [(getattr(before, name), getattr(after, name)) for name in names]
+    return all(abs(a - b) <= _STILL * max(abs(a), abs(b)) for a, b in pairs)
+
+
+def _stalled(now: Health) -> str:
+    """Say why the teacher may stand still, judged by how far the student is away."""
+    seen = (
+        "the teacher has not changed over three looks (its cosine with the student is "
+        f"{now.teacher_student_cosine:.3f})"
+    )
+    if now.teacher_student_cosine > 1 - _STILL:
+        return f"{seen}, and neither has the student. Try a larger optimization.learning_rate."
+    return (
+        f"{seen}: it does not follow the student. Try a smaller optimization.teacher_momentum, or "
+        "more optimization.epochs."
+    )
+
+
+def _pooled(encoding: Encoding) -> Float[Tensor, "batch dim"]:
+    """Join the mean token and the summary, as features are read out."""
+    return torch.cat([encoding.tokens.flatten(1, 2).mean(1), encoding.summary], dim=1)
+
+
+def identification(first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"]) -> float:
+    """Find every subject's second window among those of all subjects.
+
+    Parameters
+    ----------
+    first, second : Tensor of shape (batch, dim)
+        Features of two windows, a row a subject.
+
+    Returns
+    -------
+    float
+        Share of subjects whose own second window has the largest cosine with the first. What all
+        windows have in common is taken out before: it would hide what tells them apart.
+
+    Examples
+    --------
+    >>> corners = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    >>> identification(corners, corners + 0.1), identification(corners, corners.flip(0))
+    (1.0, 0.0)
+    """
+    ours = torch.nn.functional.normalize(first - first.mean(0), dim=1)
+    others = torch.nn.functional.normalize(second - second.mean(0), dim=1)
+    nearest = (ours @ others.T).argmax(1)
+    own = torch.arange(len(first), device=first.device)
+    return float((nearest == own).float().mean())
 
 
 def effective_rank(features: Float[Tensor, "batch dim"]) -> float:

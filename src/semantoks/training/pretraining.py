@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from torch import Tensor
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.files import replacing
 from semantoks.model.checkpoint import save_encoder
 from semantoks.model.provenance import hash_subjects
-from semantoks.objective.distillation import LossTerms
-from semantoks.training.batches import WEIGHTS, Batch, Batches, mix
+from semantoks.training.batches import Batch
 from semantoks.training.config import Configuration, paper, to_yaml
+from semantoks.training.distributed import ALONE, Ranks, join
 from semantoks.training.events import Progress, check_tensorboard, ignore, tensorboard
-from semantoks.training.monitoring import Health, examine
-from semantoks.training.optimization import Schedule, make_optimizer, optimizer_step, schedule
-from semantoks.training.plan import choose_device, make_model, make_plan
+from semantoks.training.learner import Learner
+from semantoks.training.monitoring import Health, Warned, examine, warn
 from semantoks.training.run import (
     Log,
     graceful_stop,
@@ -37,6 +37,10 @@ from semantoks.training.run import (
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
+
+_LOGGER: Final = logging.getLogger(__name__)
+_LOOKS: Final = 4
+"""Looks at the health that are remembered: as many as a warning and its first time depend on."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def pretrain(
     *,
     resume: bool = False,
     progress: Callable[[Progress], None] = ignore,
+    notify: Callable[[str], None] = _LOGGER.warning,
 ) -> Run:
     """Pretrain an encoder on a cohort.
 
@@ -84,6 +89,9 @@ def pretrain(
         Go on from the newest checkpoint in `out`, with the same recipe and cohort.
     progress : callable
         Called with `Progress` after every step.
+    notify : callable
+        Called with a sentence when the health of the run gives cause for a warning; by default it
+        is logged.
 
     Returns
     -------
@@ -104,8 +112,10 @@ def pretrain(
     >>> from semantoks.training.config import configure, tiny
     >>> run = pretrain(store, "runs/first", configure(tiny(), {"seed": 1}))  # doctest: +SKIP
     """
-    pretraining = Pretraining(store, Path(out), configuration or paper(), resume=resume)
-    return pretraining.run(progress)
+    with join() as ranks:
+        recipe = configuration or paper()
+        pretraining = Pretraining(store, Path(out), recipe, resume=resume, ranks=ranks)
+        return pretraining.run(progress, notify)
 
 
 class Pretraining:
@@ -121,21 +131,27 @@ class Pretraining:
         The recipe.
     resume : bool
         Take up the newest checkpoint.
+    ranks : Ranks
+        This process among those that train together; the first writes the folder.
     """
 
     def __init__(
-        self, store: Store, folder: Path, configuration: Configuration, *, resume: bool
+        self,
+        store: Store,
+        folder: Path,
+        configuration: Configuration,
+        *,
+        resume: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.store, self.folder, self.configuration = store, folder, configuration
-        self.plan = make_plan(store, configuration)
-        self.device = choose_device(configuration.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(configuration.seed, WEIGHTS))
-            self.model = make_model(store, configuration).to(self.device)
-        self.optimizer = make_optimizer(self.model.student, configuration.optimization)
-        self.batches = Batches(store, configuration, self.plan, self.model.student.encoder)
-        self.health_windows, self.health_mask = self.batches.health_windows()
+        self.ranks = ranks
+        self.learner = Learner(store, configuration, ranks)
+        self.plan, self.device, self.model = (
+            self.learner.plan, self.learner.device, self.learner.model,
+        )  # fmt: skip
         self.step = 0
+        self.saved = -1  # step of the newest good checkpoint
         self.started = _now()
         self.seconds_before = 0.0
         self.damaged: tuple[Path, ...] = ()
@@ -147,21 +163,39 @@ class Pretraining:
             )
         if configuration.logging.tensorboard:
             check_tensorboard()
-        folder.mkdir(parents=True, exist_ok=resume)
-        with replacing(folder / "config.yaml") as path:
-            path.write_text(to_yaml(configuration), encoding="utf-8")
-        after = self.step if resume else None
-        columns = [name for name in Progress._fields if name != "steps"]
-        self.metrics = Log(folder, "metrics", columns, after=after)
-        self.health = Log(folder, "health", ["step", "epoch", *Health._fields], after=after)
+        ranks.wait()  # all have looked at the folder before the first changes it
+        if ranks.first:
+            self._open(resume=resume)
 
-    def run(self, progress: Callable[[Progress], None] = ignore) -> Run:
+    def _open(self, *, resume: bool) -> None:
+        """Make the folder, or clean it of what is later than the checkpoint."""
+        self.folder.mkdir(parents=True, exist_ok=resume)
+        with replacing(self.folder / "config.yaml") as path:
+            path.write_text(to_yaml(self.configuration), encoding="utf-8")
+        for left in (*self.folder.glob(".*.partial"), *self.folder.glob("checkpoints/.*.partial")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()  # a kill tore it
+        after = self.saved if resume else None
+        columns = [name for name in Progress._fields if name != "steps"]
+        self.metrics = Log(self.folder, "metrics", columns, after=after)
+        self.health = Log(self.folder, "health", ["step", "epoch", *Health._fields], after=after)
+        columns = ["step", "epoch", *Warned._fields]
+        self.warnings = Log(self.folder, "warnings", columns, after=after)
+        self.looks = self._earlier_looks()
+        self.health_views, self.health_mask = self.learner.batches.health_views()
+
+    def run(
+        self,
+        progress: Callable[[Progress], None] = ignore,
+        notify: Callable[[str], None] = _LOGGER.warning,
+    ) -> Run:
         """Go through all steps that are left, then save the teacher.
 
         Parameters
         ----------
         progress : callable
             Called with `Progress` after every step.
+        notify : callable
+            Called with a sentence when the health of the run gives cause for a warning.
 
         Returns
         -------
@@ -169,42 +203,43 @@ class Pretraining:
             How it ended.
         """
         began = time.perf_counter()
+        self.notify = notify
         if self.step == self.plan.steps and (self.folder / "model").exists():
+            if read_json(self.folder / "run.json")["status"] != "finished":
+                self._describe("finished", 0.0)  # killed after the last file but this one
             return Run(self.folder, self.step, self.plan.steps, "finished", self.seconds_before)
         self._describe("running", 0.0)
-        if self.step == 0:
+        if self.saved < 0:
             self._look_at_health()
         with graceful_stop() as stopped, self._events() as events:
-            for batch in self.batches.after(self.step):
+            for batch in self.learner.batches.after(self.step):
                 row = self._train(batch, began)
-                if self.step % self.configuration.logging.steps == 0 or self.step == row.steps:
+                due = self.step % self.configuration.logging.steps == 0 or self.step == row.steps
+                if due and self.ranks.first:
                     self.metrics.write({name: _rounded(v) for name, v in row._asdict().items()})
                     events(row)
                 progress(row)
                 self._finish_epoch()
-                if stopped():
+                if self.ranks.any(stopped()):  # a signal may reach one process only
                     break
         status = "finished" if self.step == self.plan.steps else "interrupted"
-        if self.step > 0:
+        if self.step > max(self.saved, 0):
             self._save()
         seconds = time.perf_counter() - began
         if status == "finished":
             self._save_model()
         self._describe(status, seconds)
+        self.ranks.wait()  # nobody leaves while the first still writes
         return Run(self.folder, self.step, self.plan.steps, status, seconds)
 
     def _train(self, batch: Batch, began: float) -> Progress:
         """Do one optimizer step and move the teacher."""
-        now = self._schedule()
-        terms: LossTerms = self.model(
-            batch.views, batch.masks, curriculum=now.curriculum, absent=batch.absent
-        )
+        now = self.learner.schedule(self.step)
+        terms = self.learner.compare(batch, now)
         total = float(terms.total.detach())
         if not math.isfinite(total):
             raise InputError(self._not_finite(total))
-        torch.autograd.backward(terms.total)
-        norm = optimizer_step(self.optimizer, now, clip=self.configuration.optimization.clip)
-        self.model.update_teacher(now.momentum)
+        norm = self.learner.improve(terms, now)
         self.step += 1
         return Progress(
             step=self.step,
@@ -224,17 +259,6 @@ class Pretraining:
             seconds=time.perf_counter() - began,
         )
 
-    def _schedule(self) -> Schedule:
-        """Look up the schedules of this step."""
-        return schedule(
-            self.step,
-            steps=self.plan.steps,
-            steps_an_epoch=self.plan.steps_an_epoch,
-            batch_size=self.plan.batch_size,
-            optimization=self.configuration.optimization,
-            objective=self.configuration.objective,
-        )
-
     def _finish_epoch(self) -> None:
         """At the end of an epoch, look at the health and save, where it is time."""
         epoch, place = divmod(self.step, self.plan.steps_an_epoch)
@@ -248,24 +272,43 @@ class Pretraining:
 
     def _look_at_health(self) -> None:
         """Examine the model on the same windows as ever and write it down."""
-        found = examine(self.model, self.health_windows, self.health_mask)
-        epoch = self.step // max(self.plan.steps_an_epoch, 1)
-        row = {"step": self.step, "epoch": epoch, **found._asdict()}
-        self.health.write({name: _rounded(value) for name, value in row.items()})
+        if not self.ranks.first:
+            return
+        found = examine(self.model, self.health_views, self.health_mask)
+        place = {"step": self.step, "epoch": self.step // max(self.plan.steps_an_epoch, 1)}
+        rounded = Health(*map(_rounded, found))  # as a resumed run reads it
+        self.health.write(place | rounded._asdict())
+        done = self.step / max(self.plan.steps, 1)
+        known = {x.kind for x in warn(self.looks, done)}
+        self.looks = [*self.looks, rounded][-_LOOKS:]
+        for warned in warn(self.looks, done):
+            if warned.kind not in known:  # said once, not at every look
+                self.warnings.write(place | warned._asdict())
+                self.notify(f"Warning, step {self.step}: {warned.message}")
 
-    def _save(self) -> Path:
+    def _earlier_looks(self) -> list[Health]:
+        """Read the last looks at the health before a resume."""
+        rows = [[row.get(name) for name in Health._fields] for row in self.health.rows()]
+        return [Health(*(math.nan if v is None else v for v in row)) for row in rows][-_LOOKS:]
+
+    def _save(self) -> None:
         """Write a checkpoint of everything that the next step depends on."""
+        if not self.ranks.first:
+            return
         content = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
             "configuration": to_yaml(self.configuration),
             "store_fingerprint": self.store.fingerprint,
         }
         keep = self.configuration.logging.keep
-        return save_checkpoint(self.folder / "checkpoints", self.step, content, keep=keep)
+        save_checkpoint(self.folder / "checkpoints", self.step, content, keep=keep)
+        self.saved = self.step
 
     def _restore(self) -> None:
         """Take up the newest checkpoint, if recipe and cohort are the same."""
+        if self._was_killed_before_its_first_checkpoint():
+            return
         content, self.damaged = load_checkpoint(self.folder)
         if content["configuration"] != to_yaml(self.configuration):
             raise ConfigurationError(
@@ -278,14 +321,23 @@ class Pretraining:
                 "(the fingerprints differ). Give the same --data, or start another run."
             )
         self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step = content["step"]
+        self.learner.optimizer.load_state_dict(content["optimizer"])
+        self.step = self.saved = content["step"]
         described = read_json(self.folder / "run.json")
         self.started = described.get("started", self.started)
         self.seconds_before = described.get("seconds", 0.0)
 
+    def _was_killed_before_its_first_checkpoint(self) -> bool:
+        """Say whether the folder is that of a run like this one which never came to save."""
+        written = self.folder / "config.yaml"
+        if any(self.folder.glob("checkpoints/step-*")) or not written.is_file():
+            return False
+        return written.read_text(encoding="utf-8") == to_yaml(self.configuration)
+
     def _save_model(self) -> None:
         """Write the teacher's encoder."""
+        if not self.ranks.first:
+            return
         save_encoder(
             self.model.teacher.encoder,
             self.folder / "model",
@@ -318,12 +370,15 @@ class Pretraining:
             "epochs": self.configuration.optimization.epochs,
             "batch_size": self.plan.batch_size,
             "device": str(self.device),
+            "processes": self.ranks.size,
             "parameters": parameters,
             "versions": versions(),
         }
 
     def _describe(self, status: str, seconds: float) -> None:
         """Write run.json."""
+        if not self.ranks.first:
+            return
         content = {
             "status": status,
             "step": self.step,
@@ -345,8 +400,8 @@ class Pretraining:
 
     def _events(self) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
         """Open TensorBoard's event file if it was asked for."""
-        if self.configuration.logging.tensorboard:
-            return tensorboard(self.folder / "tensorboard")
+        if self.configuration.logging.tensorboard and self.ranks.first:
+            return tensorboard(self.folder / "tensorboard", after=self.step)
         return contextlib.nullcontext(ignore)
 
 

@@ -45,11 +45,12 @@ class Log:
     ) -> None:
         self.columns = tuple(columns)
         self._csv, self._lines = folder / f"{name}.csv", folder / f"{name}.jsonl"
-        kept = [] if after is None else [row for row in self._rows() if row["step"] <= after]
+        kept = [] if after is None else [row for row in self.rows() if row["step"] <= after]
         with replacing(self._csv) as path, path.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(self.columns)
-            writer.writerows([row[column] for column in self.columns] for row in kept)
+            # A log of an older version may lack a column.
+            writer.writerows([row.get(column) for column in self.columns] for row in kept)
         with replacing(self._lines) as path, path.open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in kept)
 
@@ -67,8 +68,14 @@ class Log:
         with self._lines.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(values) + "\n")
 
-    def _rows(self) -> list[dict[str, Any]]:
-        """Read the rows that were written whole."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Read the rows that were written whole.
+
+        Returns
+        -------
+        list of dict
+            Values by column; None where there was none.
+        """
         if not self._lines.is_file():
             return []
         rows = []

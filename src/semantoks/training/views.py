@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semantoks.errors import ConfigurationError
+from semantoks.objective.sharing import Share
 from semantoks.training.config import MasksConfig, ViewsConfig
 
 if TYPE_CHECKING:
@@ -48,7 +49,12 @@ def draw_scans(
 
 
 def draw_windows(
-    store: Store, scans: NDArray[np.intp], *, window: int, rng: np.random.Generator
+    store: Store,
+    scans: NDArray[np.intp],
+    *,
+    window: int,
+    rng: np.random.Generator,
+    share: Share | None = None,
 ) -> Float[Tensor, "batch view roi time"]:
     """Draw two windows a scan, starts independent and uniform.
 
@@ -62,6 +68,8 @@ def draw_windows(
         Samples in a window.
     rng : Generator
         Source of randomness.
+    share : Share, optional
+        Which of the scans are read; starts are drawn for all.
 
     Returns
     -------
@@ -70,12 +78,18 @@ def draw_windows(
     """
     both = np.repeat(scans, VIEWS)
     starts = rng.integers(0, store.lengths[both] - window + 1)
+    if share is not None:
+        rows = slice(VIEWS * share.start, VIEWS * share.stop)
+        both, starts = both[rows], starts[rows]
     windows = torch.from_numpy(store.windows(both, starts, window))
-    return windows.view(len(scans), VIEWS, *windows.shape[1:])
+    return windows.view(-1, VIEWS, *windows.shape[1:])
 
 
 def augment(
-    views: Float[Tensor, "batch view roi time"], config: ViewsConfig, generator: torch.Generator
+    views: Float[Tensor, "batch view roi time"],
+    config: ViewsConfig,
+    generator: torch.Generator,
+    share: Share | None = None,
 ) -> Float[Tensor, "batch view roi time"]:
     """Drop ROIs, drop a stretch of time, change the gain and add noise, each window on its own.
 
@@ -87,6 +101,9 @@ def augment(
         How much of each.
     generator : Generator
         Source of randomness, on the device of `views`.
+    share : Share, optional
+        Which part of the batch `views` is: randomness is drawn for all of it, so that a window
+        becomes the same wherever it is computed.
 
     Returns
     -------
@@ -94,10 +111,12 @@ def augment(
         Augmented windows.
     """
     device = views.device
-    rows, rois, time = views.shape[0] * views.shape[1], views.shape[2], views.shape[3]
+    batch, _, rois, time = views.shape
+    start, stop, total = share or Share(0, batch, batch)
+    rows, mine = VIEWS * total, slice(VIEWS * start, VIEWS * stop)
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
+        return torch.rand(*shape, generator=generator, device=device)[mine]
 
     x = views.flatten(0, 1)
     if config.roi_dropout > 0:
@@ -109,7 +128,8 @@ def augment(
     if config.gain > 0:
         x = x * (1 + config.gain * (2 * uniform(rows, 1, 1) - 1))
     if config.noise > 0:
-        x = x + config.noise * torch.randn(x.shape, generator=generator, device=device)
+        noise = torch.randn(rows, rois, time, generator=generator, device=device)[mine]
+        x = x + config.noise * noise
     return x.view(views.shape)
 
 

@@ -1,0 +1,208 @@
+"""Many processes that train one model, as torchrun or SLURM starts them.
+
+Every process draws the same order, windows and masks from (seed, step) and computes its part of
+the batch; the loss is that of the whole batch (`semantoks.objective.sharing`), and gradients are
+summed. There is no `DistributedDataParallel`: it averages gradients of losses that each process
+has of its own, while here all share one, and a plain sum after the backward pass says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.objective.sharing import Share
+
+_BUCKET: Final = 8_000_000
+"""Numbers that are summed at once: many enough for the network, few enough for the memory."""
+
+
+class Ranks(NamedTuple):
+    """One process among those that train together.
+
+    Parameters
+    ----------
+    rank : int
+        Its number, from 0. The first writes; the others are silent.
+    size : int
+        How many there are.
+    local : int
+        Its number on this machine, which is that of its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """Give every process of a machine a GPU of its own.
+
+        Parameters
+        ----------
+        chosen : device
+            The device that the configuration asks for.
+
+        Returns
+        -------
+        device
+            The GPU with the local number where the configuration named none.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are more processes than GPUs.
+        """
+        if self.size == 1 or str(chosen) != "cuda":  # cuda:1 was chosen by somebody
+            return chosen
+        if self.local >= torch.cuda.device_count():
+            raise ConfigurationError(
+                f"process {self.local} of this machine finds {torch.cuda.device_count()} GPU(s); "
+                "start one process a GPU, or use --set device=cpu."
+            )
+        torch.cuda.set_device(self.local)
+        return torch.device("cuda", self.local)
+
+    def share(self, total: int) -> Share | None:
+        """Take this process's part of a batch.
+
+        Parameters
+        ----------
+        total : int
+            Scans in the whole batch.
+
+        Returns
+        -------
+        Share or None
+            Neighbouring scans, as many as the others have or one more; None if there are no
+            others.
+
+        Raises
+        ------
+        InputError
+            If there are more processes than scans.
+
+        Examples
+        --------
+        >>> Ranks(1, 2).share(5)
+        Share(start=2, stop=5, total=5)
+        """
+        if self.size == 1:
+            return None
+        if total < self.size:
+            raise InputError(
+                f"{self.size} processes cannot share a batch of {total} scans; start fewer, or set "
+                "a larger optimization.batch_size."
+            )
+        start, stop = (total * rank // self.size for rank in (self.rank, self.rank + 1))
+        return Share(start, stop, total)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace gradients by their sums over processes.
+
+        Parameters
+        ----------
+        parameters : iterable of Tensor
+            Parameters after the backward pass; those without a gradient are passed over.
+        """
+        if self.size == 1:
+            return
+        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def any(self, flag: bool) -> bool:
+        """Ask whether something is so on any process; all wait for the answer.
+
+        Parameters
+        ----------
+        flag : bool
+            Whether it is so here.
+
+        Returns
+        -------
+        bool
+            The same on every process.
+        """
+        if self.size == 1:
+            return flag
+        count = torch.tensor(int(flag))  # on the CPU: no GPU has to stop for it
+        dist.all_reduce(count)
+        return bool(count)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.any(False)
+
+
+ALONE: Final = Ranks()
+
+
+@contextlib.contextmanager
+def join() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if it did.
+
+    Yields
+    ------
+    Ranks
+        This process among the others. Without the variables RANK and WORLD_SIZE, or with a
+        WORLD_SIZE of 1, it is alone. Where the caller has set up a group already, that is used.
+
+    Raises
+    ------
+    ConfigurationError
+        If the variables are there but the processes do not find one another.
+
+    Examples
+    --------
+    >>> with join() as ranks:
+    ...     ranks.size
+    1
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 and not dist.is_initialized():
+        yield ALONE
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local)
+        return
+    try:
+        # Two ways at once: weights and gradients meet where they are, questions on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except (ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"WORLD_SIZE is {size}, but the processes do not find one another ({error}). Start "
+            "with torchrun, or set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT too."
+        ) from error
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local)
+    finally:
+        dist.destroy_process_group()
+
+
+def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Put neighbouring gradients of one type together."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = sum(g.numel() for g in bucket) + gradient.numel() > _BUCKET
+        if bucket and (full or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

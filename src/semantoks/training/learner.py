@@ -1,0 +1,108 @@
+"""What learns: student, teacher and optimizer on a device, a step at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from semantoks.objective.distillation import LossTerms
+from semantoks.training.batches import WEIGHTS, Batch, Batches, mix
+from semantoks.training.config import Configuration
+from semantoks.training.distributed import ALONE, Ranks
+from semantoks.training.optimization import Schedule, make_optimizer, optimizer_step, schedule
+from semantoks.training.plan import choose_device, make_model, make_plan
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
+
+
+class Learner:
+    """Student, teacher and optimizer for a cohort; it knows no files.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort.
+    configuration : Configuration
+        The recipe.
+    ranks : Ranks
+        This process among those that train together.
+    """
+
+    def __init__(self, store: Store, configuration: Configuration, ranks: Ranks = ALONE) -> None:
+        self.configuration, self.ranks = configuration, ranks
+        self.plan = make_plan(store, configuration)
+        self.device = ranks.device(choose_device(configuration.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(configuration.seed, WEIGHTS))
+            self.model = make_model(store, configuration).to(self.device)
+        self.optimizer = make_optimizer(self.model.student, configuration.optimization)
+        self.batches = Batches(store, configuration, self.plan, self.model.student.encoder, ranks)
+
+    def schedule(self, step: int) -> Schedule:
+        """Look up the schedules.
+
+        Parameters
+        ----------
+        step : int
+            Optimizer steps done.
+
+        Returns
+        -------
+        Schedule
+            Of the next step.
+        """
+        return schedule(
+            step,
+            steps=self.plan.steps,
+            steps_an_epoch=self.plan.steps_an_epoch,
+            batch_size=self.plan.batch_size,
+            optimization=self.configuration.optimization,
+            objective=self.configuration.objective,
+        )
+
+    def compare(self, batch: Batch, now: Schedule) -> LossTerms:
+        """Compare student and teacher.
+
+        Parameters
+        ----------
+        batch : Batch
+            This process's part of what the step sees.
+        now : Schedule
+            Of this step.
+
+        Returns
+        -------
+        LossTerms
+            Of the whole batch.
+        """
+        terms: LossTerms = self.model(
+            batch.views,
+            batch.masks,
+            curriculum=now.curriculum,
+            absent=batch.absent,
+            share=batch.share,
+        )
+        return terms
+
+    def improve(self, terms: LossTerms, now: Schedule) -> float:
+        """Do one optimizer step and move the teacher.
+
+        Parameters
+        ----------
+        terms : LossTerms
+            What `compare` found.
+        now : Schedule
+            Of this step.
+
+        Returns
+        -------
+        float
+            Norm of the gradient before clipping.
+        """
+        torch.autograd.backward(terms.total)
+        self.ranks.sum_gradients(self.model.student.parameters())
+        norm = optimizer_step(self.optimizer, now, clip=self.configuration.optimization.clip)
+        self.model.update_teacher(now.momentum)
+        return norm
