@@ -7,7 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -81,6 +81,26 @@ class LongConvolution(nn.Module):
         here = F.one_hot(torch.tensor((kernel.shape[-1] - 1) // 2), kernel.shape[-1])
         return kernel + self.gain[..., None] * here.to(kernel)
 
+    def toeplitz(self, time: int) -> Float[Tensor, "channel kernel time time"]:
+        """Return kernel and gain as matrices that convolve a series of a fixed length.
+
+        Parameters
+        ----------
+        time : int
+            Samples of the series; beyond their ends lies zero.
+
+        Returns
+        -------
+        Tensor of shape (channel, kernel, time, time)
+            y = toeplitz @ x is the convolution of x.
+        """
+        weight = self.weight().transpose(0, 1)
+        before, _ = self.padding
+        # All lags from 1 - time to time - 1 in a row; a matrix is `time` shifts of it.
+        left = time - 1 - before
+        lags = F.pad(weight, (left, 2 * time - 1 - weight.shape[-1] - left))
+        return lags.unfold(-1, time, 1).flip(-2).contiguous()
+
     def forward(
         self, series: Float[Tensor, "batch channel time"]
     ) -> Float[Tensor, "batch channels_out time"]:
@@ -115,20 +135,24 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.full((dim,), initial))
 
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """Scale the last axis.
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], *, onto: Float[Tensor, "*batch dim"]
+    ) -> Float[Tensor, "*batch dim"]:
+        """Scale the last axis and add what it is a correction of.
 
         Parameters
         ----------
         x : Tensor of shape (..., dim)
             Input.
+        onto : Tensor of shape (..., dim)
+            What is corrected.
 
         Returns
         -------
         Tensor of shape (..., dim)
-            Scaled input.
+            onto + gain x.
         """
-        return x * self.gain
+        return torch.addcmul(onto, x, self.gain)
 
 
 class Attention(nn.Module):
@@ -148,24 +172,31 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        chosen: Int[Tensor, "row"] | None = None,
+    ) -> Float[Tensor, "*lattice dim"]:
         """Mix tokens.
 
         Parameters
         ----------
         x : Tensor of shape (batch, token, dim)
             Tokens.
+        chosen : Tensor of shape (row,), optional
+            Places among the batch * token tokens whose mixture is wanted; all by default.
 
         Returns
         -------
-        Tensor of shape (batch, token, dim)
+        Tensor of shape (batch, token, dim) or (row, dim)
             Mixed tokens.
         """
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+        joined = mixed.transpose(1, 2).reshape(batch, tokens, dim)
+        out: Tensor = self.out(joined if chosen is None else _choose(joined, chosen))
         return out
 
 
@@ -195,22 +226,36 @@ class Block(nn.Module):
         )
         self.scale2 = LayerScale(dim, layer_scale)
 
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        chosen: Int[Tensor, "row"] | None = None,
+    ) -> Float[Tensor, "*lattice dim"]:
         """Mix tokens, then dimensions.
 
         Parameters
         ----------
         x : Tensor of shape (batch, token, dim)
             Tokens.
+        chosen : Tensor of shape (row,), optional
+            Places among the batch * token tokens that are wanted; all by default. Each is still
+            mixed with all tokens of its window.
 
         Returns
         -------
-        Tensor of shape (batch, token, dim)
+        Tensor of shape (batch, token, dim) or (row, dim)
             Tokens.
         """
-        x = x + self.scale1(self.attention(self.norm1(x)))
-        out: Tensor = x + self.scale2(self.mlp(self.norm2(x)))
+        attended = self.attention(self.norm1(x), chosen)
+        x = x if chosen is None else _choose(x, chosen)
+        x = self.scale1(attended, onto=x)
+        out: Tensor = self.scale2(self.mlp(self.norm2(x)), onto=x)
         return out
+
+
+def _choose(x: Tensor, places: Tensor) -> Tensor:
+    """Take tokens out of (batch, token, dim) by their place among all."""
+    return x.flatten(0, 1).index_select(0, places)
 
 
 class Head(nn.Module):
@@ -255,7 +300,8 @@ class Head(nn.Module):
         Tensor of shape (..., output_dim)
             Vectors of unit length.
         """
-        return F.normalize(self.mlp(x), dim=-1)
+        # In half precision lengths, and with them cosines, would be off by a percent.
+        return F.normalize(self.mlp(x).float(), dim=-1)
 
 
 def patch_positions(patches: int, dim: int) -> Float[Tensor, "patches dim"]:

@@ -6,7 +6,7 @@ import copy
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from semantoks.model.encoder import Encoding, SemantoksEncoder
@@ -45,14 +45,14 @@ class Projected(NamedTuple):
     ----------
     summaries : pair of Tensor of shape (batch, dim)
         Of the [CLS] vectors.
-    tokens : pair of Tensor of shape (batch, network, patch, dim)
-        Of the tokens; None where no term asks for them.
+    tokens : Tensor of shape (token, dim)
+        Of the tokens that were chosen; None if none were.
     networks : pair of Tensor of shape (batch, network, dim)
         Of the tokens' means over patches; None where no term asks for them.
     """
 
     summaries: tuple[Tensor, Tensor]
-    tokens: tuple[Tensor, Tensor] | None
+    tokens: Tensor | None
     networks: tuple[Tensor, Tensor] | None
 
 
@@ -76,8 +76,8 @@ class Branch(nn.Module):
         self,
         views: Float[Tensor, "batch view roi time"],
         masks: Bool[Tensor, "batch view network patch"] | None,
+        chosen: Int[Tensor, "token"] | None,
         *,
-        tokens: bool,
         networks: bool,
     ) -> Projected:
         """Encode and project both views.
@@ -88,22 +88,32 @@ class Branch(nn.Module):
             Two windows a scan.
         masks : Tensor of shape (batch, 2, network, patch) or None
             True where a token is hidden.
-        tokens, networks : bool
-            Whether tokens and network summaries are projected too.
+        chosen : Tensor of shape (token,) or None
+            Places of the tokens to project among all view * batch * network * patch.
+        networks : bool
+            Whether network summaries are projected too.
 
         Returns
         -------
         Projected
             Unit vectors.
         """
-        encoded: Encoding = self.encoder(
-            views.transpose(0, 1).flatten(0, 1),
-            None if masks is None else masks.transpose(0, 1).flatten(0, 1),
-        )
+        series = views.transpose(0, 1).flatten(0, 1)
+        hidden = None if masks is None else masks.transpose(0, 1).flatten(0, 1)
+        summaries = None
+        if networks:  # over all tokens, so that nothing can be left out
+            encoded: Encoding = self.encoder(series, hidden)
+            tokens = encoded.tokens.flatten(0, 2)
+            wanted = None if chosen is None else tokens.index_select(0, chosen)
+            summaries = _pair(self.head(encoded.tokens.mean(2)))
+            cls = encoded.summary
+        else:
+            places = torch.empty(0, dtype=torch.long, device=views.device)
+            cls, wanted = self.encoder.choose(series, hidden, places if chosen is None else chosen)
         return Projected(
-            summaries=_pair(self.head(encoded.summary)),
-            tokens=_pair(self.head(encoded.tokens)) if tokens else None,
-            networks=_pair(self.head(encoded.tokens.mean(2))) if networks else None,
+            summaries=_pair(self.head(cls)),
+            tokens=None if chosen is None else self.head(wanted),
+            networks=summaries,
         )
 
 
@@ -169,23 +179,25 @@ class Distillation(nn.Module):
         LossTerms
             The terms and their total.
         """
-        tokens = masks is not None and self.token_weight > 0
         networks = curriculum > 0 and self.summary_weight > 0
         missing = None if absent is None else self._lattice(absent, views)
         seen = missing if masks is None else masks if missing is None else masks | missing
-        student: Projected = self.student(views, seen, tokens=tokens, networks=networks)
+        chosen = None
+        if masks is not None and self.token_weight > 0:
+            chosen = _places(masks if missing is None else masks & ~missing)
+        student: Projected = self.student(views, seen, chosen, networks=networks)
         with torch.no_grad():
-            teacher: Projected = self.teacher(views, missing, tokens=tokens, networks=networks)
+            teacher: Projected = self.teacher(views, missing, chosen, networks=networks)
 
         agreement = compression(student.summaries, teacher.summaries)
         spread = expansion(student.summaries, teacher.summaries, epsilon=self.epsilon)
         total = -agreement - spread
 
         token = None
-        if masks is not None and student.tokens is not None and teacher.tokens is not None:
-            asked = masks if missing is None else masks & ~missing
-            windows = zip(student.tokens, teacher.tokens, asked.unbind(1), strict=True)
-            token = -torch.stack([token_agreement(*window) for window in windows]).mean()
+        if masks is not None and chosen is not None and student.tokens is not None:
+            window = chosen // masks[0, 0].numel()
+            n_windows = masks.shape[0] * masks.shape[1]
+            token = -token_agreement(student.tokens, teacher.tokens, window, n_windows)
             total = total + self.token_weight * token
 
         summary = None
@@ -214,6 +226,11 @@ class Distillation(nn.Module):
         teacher: list[Tensor] = [*self.teacher.parameters()]
         student: list[Tensor] = [*self.student.parameters()]
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+
+
+def _places(asked: Bool[Tensor, "batch view network patch"]) -> Int[Tensor, "token"]:
+    """Find the tokens that are asked for among all view * batch * network * patch."""
+    return asked.transpose(0, 1).flatten().nonzero().squeeze(1)
 
 
 def _pair(both: Tensor) -> tuple[Tensor, Tensor]:
