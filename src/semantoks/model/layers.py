@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,41 @@ class LongConvolution(nn.Module):
         """
         weight = self.weight().transpose(0, 1).flatten(0, 1)[:, None]
         return F.conv1d(F.pad(series, self.padding), weight, groups=series.shape[1])
+
+
+class _MeanGelu(torch.autograd.Function):
+    """Mean over time of GELU, with a gradient that is laid out like the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Average over the middle axis."""
+        ctx.save_for_backward(x)
+        return F.gelu(x).mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Spread the gradient over time."""
+        (x,) = ctx.saved_tensors
+        # Autograd's own would stride over the batch, value by value.
+        share = (gradient.contiguous() / x.shape[1])[:, None].expand_as(x)
+        return torch.ops.aten.gelu_backward(share, x)
+
+
+def mean_gelu(x: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim"]:
+    """Average GELU(x) over time.
+
+    Parameters
+    ----------
+    x : Tensor of shape (batch, dim, time)
+        Fast where the batch is contiguous in memory.
+
+    Returns
+    -------
+    Tensor of shape (batch, dim)
+        Means.
+    """
+    means: Tensor = _MeanGelu.apply(x.permute(1, 2, 0))
+    return means.t()
 
 
 class LayerScale(nn.Module):

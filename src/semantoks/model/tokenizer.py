@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError
 from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape, branch_widths
+from semantoks.model.layers import mean_gelu
 
 Spatial = Literal["networks", "maximal", "minimal"]
 """What a token stands for: a network, every ROI on its own, or the whole brain."""
@@ -71,13 +72,13 @@ class NetworkTokenizer(nn.Module):
         Tensor of shape (batch, dim)
             One token a patch.
         """
-        heard = [F.gelu(branch(patches)) for branch in self.branches]
+        heard = [branch(patches) for branch in self.branches]
         if self.attention is not None:
-            pooled: Tensor = self.attention(torch.cat(heard, dim=1))
+            pooled: Tensor = self.attention(F.gelu(torch.cat(heard, dim=1)))
         elif self.pooling == "mean":  # pooled before they are joined: 20 times less to copy
-            pooled = torch.cat([x.mean(dim=-1) for x in heard], dim=1)
+            pooled = torch.cat([mean_gelu(x) for x in heard], dim=1)
         else:
-            pooled = torch.cat([x.amax(dim=-1) for x in heard], dim=1)
+            pooled = torch.cat([F.gelu(x).amax(dim=-1) for x in heard], dim=1)
         token: Tensor = self.norm(pooled.float())
         return token
 
@@ -181,7 +182,7 @@ class SemanticTokenizer(nn.Module):
         """
         batch, rois, time = series.shape
         if not self.sorted:
-            series = series[:, self.order]
+            series = series.index_select(1, self.order)
         lattice = (len(self.networks), batch, time // self.patch)
         # Patches last: every product of the branches then runs over contiguous memory.
         patches = series.view(batch, rois, -1, self.patch).permute(1, 3, 0, 2)
