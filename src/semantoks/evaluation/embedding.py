@@ -29,6 +29,7 @@ from semantoks.evaluation.readout import (
     window_starts,
 )
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.training.precision import Precision
 
 __all__ = [
     "Embeddings",
@@ -50,6 +51,7 @@ def embed(
     window: int | None = None,
     smaller_atlas: SmallerAtlas = "refuse",
     batch_size: int = 64,
+    precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Embeddings:
@@ -76,6 +78,9 @@ def embed(
         placed by label and networks that it lacks are masked.
     batch_size : int
         Windows that are encoded at once.
+    precision : {"auto", "float32", "bf16", "fp16"}
+        Of matrix products; "auto" takes bf16 where it is faster. Features in half precision have a
+        cosine of at least .999 with those in float32.
     progress : callable, optional
         Called with the number of windows that are done and the number of all.
     origin : mapping, optional
@@ -116,6 +121,7 @@ def embed(
         windows=windows,
         window=window,
         batch_size=batch_size,
+        precision=precision,
         progress=progress,
     )
     provenance = embedding_provenance(

@@ -169,7 +169,7 @@ class DenseConvolution(nn.Conv1d):
         Tensor of shape (batch, width, time)
             Convolved patches, their batch contiguous.
         """
-        batch, rois, time = patches.shape
+        batch, _, time = patches.shape
         taps = self.weight.shape[-1]
         padded = F.pad(patches.permute(1, 2, 0), (0, 0, (taps - 1) // 2, taps // 2))
         shifted = torch.stack([padded[:, tap : tap + time] for tap in range(taps)], dim=1)

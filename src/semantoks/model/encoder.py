@@ -220,10 +220,7 @@ class SemantoksEncoder(nn.Module):
         rows = torch.cat([summaries, places + places // (length - 1) + 1])
         for block in self.blocks[:-1]:
             x = block(x)
-        if self.depth:
-            x = self.blocks[-1](x, rows)
-        else:
-            x = x.flatten(0, 1).index_select(0, rows)
+        x = self.blocks[-1](x, rows) if self.depth else x.flatten(0, 1).index_select(0, rows)
         summary, tokens = self.norm(x).split([batch, len(places)])
         return ChosenTokens(summary, tokens)
 

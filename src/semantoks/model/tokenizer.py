@@ -186,13 +186,13 @@ class SemanticTokenizer(nn.Module):
         lattice = (len(self.networks), batch, time // self.patch)
         # Patches last: every product of the branches then runs over contiguous memory.
         patches = series.view(batch, rois, -1, self.patch).permute(1, 3, 0, 2)
-        parts = patches.reshape(rois, self.patch, -1).split(self.sizes)
+        parts = torch.split(patches.reshape(rois, self.patch, -1), self.sizes)
         if hidden is None:
             tokens = torch.cat(self._read(parts))
         else:
             seen = ~hidden.transpose(0, 1).reshape(len(parts), -1)
             network, patch = seen.nonzero(as_tuple=True)
-            shown = patch.split(seen.sum(1).tolist())
+            shown = torch.split(patch, seen.sum(1).tolist())
             read = self._read([p.index_select(2, i) for p, i in zip(parts, shown, strict=True)])
             known = torch.cat(read)
             tokens = known.new_zeros(seen.numel(), known.shape[-1])

@@ -46,13 +46,13 @@ class Projected(NamedTuple):
     summaries : pair of Tensor of shape (batch, dim)
         Of the [CLS] vectors.
     tokens : Tensor of shape (token, dim)
-        Of the tokens that were chosen; None if none were.
+        Of the tokens that were chosen.
     networks : pair of Tensor of shape (batch, network, dim)
         Of the tokens' means over patches; None where no term asks for them.
     """
 
     summaries: tuple[Tensor, Tensor]
-    tokens: Tensor | None
+    tokens: Tensor
     networks: tuple[Tensor, Tensor] | None
 
 
@@ -76,7 +76,7 @@ class Branch(nn.Module):
         self,
         views: Float[Tensor, "batch view roi time"],
         masks: Bool[Tensor, "batch view network patch"] | None,
-        chosen: Int[Tensor, "token"] | None,
+        chosen: Int[Tensor, "token"],
         *,
         networks: bool,
     ) -> Projected:
@@ -88,7 +88,7 @@ class Branch(nn.Module):
             Two windows a scan.
         masks : Tensor of shape (batch, 2, network, patch) or None
             True where a token is hidden.
-        chosen : Tensor of shape (token,) or None
+        chosen : Tensor of int, shape (token,)
             Places of the tokens to project among all view * batch * network * patch.
         networks : bool
             Whether network summaries are projected too.
@@ -103,16 +103,13 @@ class Branch(nn.Module):
         summaries = None
         if networks:  # over all tokens, so that nothing can be left out
             encoded: Encoding = self.encoder(series, hidden)
-            tokens = encoded.tokens.flatten(0, 2)
-            wanted = None if chosen is None else tokens.index_select(0, chosen)
+            cls, tokens = encoded.summary, encoded.tokens.flatten(0, 2).index_select(0, chosen)
             summaries = _pair(self.head(encoded.tokens.mean(2)))
-            cls = encoded.summary
         else:
-            places = torch.empty(0, dtype=torch.long, device=views.device)
-            cls, wanted = self.encoder.choose(series, hidden, places if chosen is None else chosen)
+            cls, tokens = self.encoder.choose(series, hidden, chosen)
         return Projected(
             summaries=_pair(self.head(cls)),
-            tokens=None if chosen is None else self.head(wanted),
+            tokens=self.head(tokens),
             networks=summaries,
         )
 
@@ -182,7 +179,7 @@ class Distillation(nn.Module):
         networks = curriculum > 0 and self.summary_weight > 0
         missing = None if absent is None else self._lattice(absent, views)
         seen = missing if masks is None else masks if missing is None else masks | missing
-        chosen = None
+        chosen = torch.empty(0, dtype=torch.long, device=views.device)
         if masks is not None and self.token_weight > 0:
             chosen = _places(masks if missing is None else masks & ~missing)
         student: Projected = self.student(views, seen, chosen, networks=networks)
@@ -194,7 +191,7 @@ class Distillation(nn.Module):
         total = -agreement - spread
 
         token = None
-        if masks is not None and chosen is not None and student.tokens is not None:
+        if masks is not None and self.token_weight > 0:
             window = chosen // masks[0, 0].numel()
             n_windows = masks.shape[0] * masks.shape[1]
             token = -token_agreement(student.tokens, teacher.tokens, window, n_windows)

@@ -25,6 +25,7 @@ from semantoks.training.events import Progress, check_tensorboard, ignore, tenso
 from semantoks.training.monitoring import Health, examine
 from semantoks.training.optimization import Schedule, make_optimizer, optimizer_step, schedule
 from semantoks.training.plan import choose_device, make_model, make_plan
+from semantoks.training.precision import autocast, choose_precision, kept_memory
 from semantoks.training.run import (
     Log,
     graceful_stop,
@@ -129,6 +130,9 @@ class Pretraining:
         self.store, self.folder, self.configuration = store, folder, configuration
         self.plan = make_plan(store, configuration)
         self.device = choose_device(configuration.device)
+        dim = configuration.model.dim
+        self.precision = choose_precision(configuration.precision, self.device, dim=dim)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(configuration.seed, WEIGHTS))
             self.model = make_model(store, configuration).to(self.device)
@@ -174,7 +178,7 @@ class Pretraining:
         self._describe("running", 0.0)
         if self.step == 0:
             self._look_at_health()
-        with graceful_stop() as stopped, self._events() as events:
+        with graceful_stop() as stopped, self._events() as events, kept_memory(self.device):
             for batch in self.batches.after(self.step):
                 row = self._train(batch, began)
                 if self.step % self.configuration.logging.steps == 0 or self.step == row.steps:
@@ -196,14 +200,16 @@ class Pretraining:
     def _train(self, batch: Batch, began: float) -> Progress:
         """Do one optimizer step and move the teacher."""
         now = self._schedule()
-        terms: LossTerms = self.model(
-            batch.views, batch.masks, curriculum=now.curriculum, absent=batch.absent
-        )
+        with autocast(self.precision, self.device):
+            terms: LossTerms = self.model(
+                batch.views, batch.masks, curriculum=now.curriculum, absent=batch.absent
+            )
         total = float(terms.total.detach())
         if not math.isfinite(total):
             raise InputError(self._not_finite(total))
-        torch.autograd.backward(terms.total)
-        norm = optimizer_step(self.optimizer, now, clip=self.configuration.optimization.clip)
+        torch.autograd.backward(self.scaler.scale(terms.total))
+        clip = self.configuration.optimization.clip
+        norm = optimizer_step(self.optimizer, now, clip=clip, scaler=self.scaler)
         self.model.update_teacher(now.momentum)
         self.step += 1
         return Progress(
@@ -258,6 +264,8 @@ class Pretraining:
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision,
+            "scaler": self.scaler.state_dict(),
             "configuration": to_yaml(self.configuration),
             "store_fingerprint": self.store.fingerprint,
         }
@@ -279,6 +287,10 @@ class Pretraining:
             )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
+        # What auto meant when the run began: another speed today must not change the numbers.
+        self.precision = content.get("precision", "float32")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.scaler.load_state_dict(content.get("scaler", {}))
         self.step = content["step"]
         described = read_json(self.folder / "run.json")
         self.started = described.get("started", self.started)
@@ -318,6 +330,7 @@ class Pretraining:
             "epochs": self.configuration.optimization.epochs,
             "batch_size": self.plan.batch_size,
             "device": str(self.device),
+            "precision": self.precision,
             "parameters": parameters,
             "versions": versions(),
         }
