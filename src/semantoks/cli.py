@@ -386,6 +386,7 @@ def embed(
     untrained: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
     device: str = "auto",
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32",
     output: Output = _SILENT,
 ) -> None:
     """Describe every scan of a store by features, averaged over windows.
@@ -415,6 +416,8 @@ def embed(
         Of the fresh weights.
     device : str
         auto takes a GPU where there is one; otherwise cpu, cuda, mps, ...
+    precision : str
+        Of matrix products; auto takes bf16 where it is faster.
     output : Output
         How to speak.
     """
@@ -442,6 +445,7 @@ def embed(
             window=window,
             features=features,
             smaller_atlas=smaller_atlas,
+            precision=precision,
             progress=lambda done, total: advance(done, total, ""),
             origin={"model_folder": str(model), "fresh_weights_seed": seed if untrained else None},
         )

@@ -29,7 +29,7 @@ from semantoks.evaluation.readout import (
     window_starts,
 )
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.training.precision import Precision
+from semantoks.training.precision import Precision, choose_precision
 
 __all__ = [
     "Embeddings",
@@ -113,6 +113,7 @@ def embed(
     (3, 320)
     """
     check_preprocessing(store, encoder.preprocessing)
+    chosen = choose_precision(precision, encoder.cls_token.device, dim=encoder.dim)
     names = feature_names(encoder, features)
     rows = encode_scans(
         encoder,
@@ -121,13 +122,14 @@ def embed(
         windows=windows,
         window=window,
         batch_size=batch_size,
-        precision=precision,
+        precision=chosen,
         progress=progress,
     )
     provenance = embedding_provenance(
         store, encoder, windows=windows, features=features, window=window
     )
-    return Embeddings(_frame(store, rows, names), provenance | dict(origin or {}))
+    provenance |= {"precision": chosen} | dict(origin or {})
+    return Embeddings(_frame(store, rows, names), provenance)
 
 
 def embedding_provenance(
