@@ -428,6 +428,7 @@ def embed(
     untrained: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
     device: str = "auto",
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32",
     output: Output = _SILENT,
 ) -> None:
     """Describe every scan of a store by features, averaged over windows.
@@ -460,6 +461,8 @@ def embed(
         Of the fresh weights.
     device : str
         auto takes a GPU where there is one; otherwise cpu, cuda, mps, ...
+    precision : str
+        Of matrix products; auto takes bf16 where it is faster.
     output : Output
         How to speak.
     """
@@ -488,6 +491,7 @@ def embed(
             features=features,
             smaller_atlas=smaller_atlas,
             preprocessing="ignore" if ignore_preprocessing else "check",
+            precision=precision,
             progress=lambda done, total: advance(done, total, ""),
             origin={"model_folder": str(model), "fresh_weights_seed": seed if untrained else None},
         )

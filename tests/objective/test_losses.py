@@ -67,7 +67,11 @@ def test_token_agreement_weighs_windows_equally() -> None:
     mask[1] = True
     cosine = (student * teacher).sum(-1)
     expected = (cosine[0, 0, 0] + cosine[1].mean()) / 2
-    torch.testing.assert_close(token_agreement(student, teacher, mask), expected)
+    window = mask.nonzero()[:, 0]
+    found = token_agreement(student[mask], teacher[mask], window, 2)
+    torch.testing.assert_close(found, expected)
+    found = token_agreement(student[mask], teacher[mask], window, 4)  # two windows without any
+    torch.testing.assert_close(found, expected / 2)
 
 
 @pytest.fixture

@@ -151,6 +151,28 @@ def test_resume_refuses_another_recipe_or_cohort(store: Store, tmp_path: Path) -
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_resumes(store: Store, tmp_path: Path, precision: str) -> None:
+    changes = recipe(precision=precision)
+    whole = pretrain(store, tmp_path / "whole", changes)
+    pretrain(store, tmp_path / "parts", changes, progress=stop_at(5))
+    again = pretrain(store, tmp_path / "parts", changes, resume=True)
+    for name, value in weights(whole.folder).items():
+        assert torch.equal(value, weights(again.folder)[name]), name
+    assert json.loads((whole.folder / "run.json").read_text())["precision"] == precision
+
+
+def test_auto_keeps_what_it_meant(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = recipe(**{"model.dim": 128})
+    monkeypatch.setattr("semantoks.training.precision._gain_of_bf16", lambda dim: 2.0)
+    pretrain(store, tmp_path / "run", changes, progress=stop_at(2))
+    monkeypatch.setattr("semantoks.training.precision._gain_of_bf16", lambda dim: 0.5)
+    again = pretrain(store, tmp_path / "run", changes, resume=True)
+    assert json.loads((again.folder / "run.json").read_text())["precision"] == "bf16"
+
+
 def test_existing_run_is_kept(store: Store, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("x")

@@ -30,6 +30,7 @@ from semantoks.evaluation.readout import (
     window_starts,
 )
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.training.precision import Precision, choose_precision
 
 __all__ = [
     "Embeddings",
@@ -68,6 +69,7 @@ def embed(
     smaller_atlas: SmallerAtlas = "refuse",
     preprocessing: PreprocessingCheck = "check",
     batch_size: int = 64,
+    precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Embeddings:
@@ -98,6 +100,9 @@ def embed(
         store's preprocessing) are as expected if each edge of the band is within a factor of 1.5.
     batch_size : int
         Windows that are encoded at once.
+    precision : {"auto", "float32", "bf16", "fp16"}
+        Of matrix products; "auto" takes bf16 where it is faster. Features in half precision have a
+        cosine of at least .999 with those in float32.
     progress : callable, optional
         Called with the number of windows that are done and the number of all.
     origin : mapping, optional
@@ -139,6 +144,7 @@ def embed(
             f"{PREPARE_AGAIN} To read them as they are: preprocessing='ignore', or "
             "--ignore-preprocessing.",
         )
+    chosen = choose_precision(precision, encoder.cls_token.device, dim=encoder.dim)
     names = feature_names(encoder, features)
     rows = encode_scans(
         encoder,
@@ -147,6 +153,7 @@ def embed(
         windows=windows,
         window=window,
         batch_size=batch_size,
+        precision=chosen,
         progress=progress,
     )
     provenance = embedding_provenance(
@@ -157,7 +164,8 @@ def embed(
         window=window,
         preprocessing=preprocessing,
     )
-    return Embeddings(_frame(store, rows, names), provenance | dict(origin or {}))
+    provenance |= {"precision": chosen} | dict(origin or {})
+    return Embeddings(_frame(store, rows, names), provenance)
 
 
 def embedding_provenance(

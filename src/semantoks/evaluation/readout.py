@@ -17,6 +17,7 @@ from semantoks.data.placement import roi_positions
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError, nearest
 from semantoks.model.encoder import Encoding, SemantoksEncoder, network_mask
+from semantoks.training.precision import Precision, autocast, choose_precision, kept_memory
 
 FeatureKind = Literal["mean+cls", "mean", "cls", "networks"]
 """Mean token and CLS (the reference), either alone, or the mean token of every network."""
@@ -278,6 +279,7 @@ def encode_scans(
     windows: int = 8,
     window: int | None = None,
     batch_size: int = 64,
+    precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Average the read-out over the windows of every scan.
@@ -298,6 +300,8 @@ def encode_scans(
         Samples in a window, a multiple of the model's patch; the model's window by default.
     batch_size : int
         Windows that are encoded at once.
+    precision : {"auto", "float32", "bf16", "fp16"}
+        Of matrix products; "auto" takes bf16 where it is faster.
     progress : callable, optional
         Called with the number of windows that are done and the number of all.
 
@@ -318,13 +322,14 @@ def encode_scans(
     totals = np.zeros((len(scans.lengths), n_features))
     network_valid = encoder.network_valid(scans.valid)
     device = next(encoder.parameters()).device
-    with _evaluating(encoder):
+    chosen = choose_precision(precision, device, dim=encoder.dim)
+    with _evaluating(encoder), kept_memory(device), autocast(chosen, device):
         for first in range(0, len(scan), batch_size):
             batch = slice(first, first + batch_size)
             series = torch.from_numpy(scans.read(scan[batch], start[batch], length))
             mask = network_mask(network_valid[scan[batch]], length // encoder.patch)
             encoding = encoder(series.to(device), None if mask is None else mask.to(device))
-            np.add.at(totals, scan[batch], read_out(encoding, features).cpu().numpy())
+            np.add.at(totals, scan[batch], read_out(encoding, features).float().cpu().numpy())
             if progress is not None:
                 progress(min(first + batch_size, len(scan)), len(scan))
     rows = totals / np.bincount(scan, minlength=len(totals))[:, None]

@@ -65,7 +65,7 @@ class DenseBranch:
         Module
             (batch, roi, time) -> (batch, width, time).
         """
-        return nn.Conv1d(rois, width, self.kernel_size, padding="same")
+        return DenseConvolution(rois, width, self.kernel_size)
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,45 @@ REFERENCE_BRANCHES: Final[tuple[BranchShape, ...]] = (DenseBranch(), LongBranch(
 """The branches of the paper: each gives half of a token."""
 
 
+class DenseConvolution(nn.Conv1d):
+    """Convolution over all ROIs of a network, as one matrix product.
+
+    Parameters
+    ----------
+    rois : int
+        Input channels.
+    width : int
+        Output channels.
+    kernel_size : int
+        Taps, odd.
+    """
+
+    def __init__(self, rois: int, width: int, kernel_size: int) -> None:
+        super().__init__(rois, width, kernel_size, padding="same")
+
+    def forward(
+        self, patches: Float[Tensor, "batch roi time"]
+    ) -> Float[Tensor, "batch width time"]:
+        """Convolve.
+
+        Parameters
+        ----------
+        patches : Tensor of shape (batch, roi, time)
+            Patches; what lies beyond their edges counts as zero. Fast where their batch is
+            contiguous in memory, as the tokenizer gives them.
+
+        Returns
+        -------
+        Tensor of shape (batch, width, time)
+            Convolved patches, their batch contiguous.
+        """
+        batch, _, time = patches.shape
+        taps = self.weight.shape[-1]
+        padded = F.pad(patches.permute(1, 2, 0), (0, 0, (taps - 1) // 2, taps // 2))
+        shifted = torch.stack([padded[:, tap : tap + time] for tap in range(taps)], dim=1)
+        return _mix(self.weight, self.bias, shifted, (batch, time))
+
+
 class MixedLongConvolution(nn.Module):
     """Long convolutions of every ROI, then a linear mixture of all of them.
 
@@ -161,19 +200,29 @@ class MixedLongConvolution(nn.Module):
         Parameters
         ----------
         patches : Tensor of shape (batch, roi, time)
-            Patches; what lies beyond their edges counts as zero.
+            Patches; what lies beyond their edges counts as zero. Fast where their batch is
+            contiguous in memory, as the tokenizer gives them.
 
         Returns
         -------
         Tensor of shape (batch, width, time)
-            Mixed convolutions.
+            Mixed convolutions, their batch contiguous.
         """
-        # Long convolution and projection are both linear: as one dense convolution they need no
-        # depthwise pass and no (roi * kernel, time) array in between.
-        long = self.long.weight()
-        mixing = self.project.weight.view(-1, long.shape[1], long.shape[0])
-        weight = torch.einsum("ock,kct->oct", mixing, long)
-        return F.conv1d(F.pad(patches, self.long.padding), weight, self.project.bias)
+        batch, rois, time = patches.shape
+        # A patch is short: as a matrix of (kernel * time, time) a ROI, its convolutions are one
+        # batched product whose output already lies as the mixture wants it.
+        kernels = self.long.toeplitz(time).view(rois, -1, time)
+        heard = torch.bmm(kernels, patches.permute(1, 2, 0))
+        return _mix(self.project.weight, self.project.bias, heard, (batch, time))
+
+
+def _mix(weight: Tensor, bias: Tensor | None, heard: Tensor, size: tuple[int, int]) -> Tensor:
+    """Multiply (row, time * batch) by a weight: (batch, width, time), the batch contiguous."""
+    batch, time = size
+    weight = weight.flatten(1)
+    rows = heard.view(weight.shape[1], time * batch)
+    mixed = weight @ rows if bias is None else torch.addmm(bias[:, None], weight, rows)
+    return mixed.view(len(weight), time, batch).permute(2, 0, 1)
 
 
 def branch_widths(branches: Sequence[BranchShape], dim: int) -> tuple[int, ...]:

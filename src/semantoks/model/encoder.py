@@ -42,6 +42,21 @@ class Encoding(NamedTuple):
     tokens: Float[Tensor, "batch network patch dim"]
 
 
+class ChosenTokens(NamedTuple):
+    """What the encoder says where not all tokens were asked for.
+
+    Parameters
+    ----------
+    summary : Tensor of shape (batch, dim)
+        The [CLS] vector.
+    tokens : Tensor of shape (token, dim)
+        The tokens that were asked for.
+    """
+
+    summary: Float[Tensor, "batch dim"]
+    tokens: Float[Tensor, "token dim"]
+
+
 class SemantoksEncoder(nn.Module):
     """Brain-Semantoks: semantic tokenizer and transformer.
 
@@ -172,7 +187,43 @@ class SemantoksEncoder(nn.Module):
             If a shape does not fit.
         """
         self._check(series, mask)
-        return self.encode(self.tokenizer(series), mask)
+        return self.encode(self.tokenizer(series, mask), mask)
+
+    def choose(self, series: Tensor, mask: Tensor | None, places: Tensor) -> ChosenTokens:
+        """Encode windows where only summaries and some tokens are wanted.
+
+        The same numbers as from a call, without what the last block would do for other tokens.
+
+        Parameters
+        ----------
+        series : Tensor of shape (batch, roi, time)
+            Windows, as for a call.
+        mask : Tensor of shape (batch, network, patch) or None
+            True where a token is hidden.
+        places : Tensor of int, shape (token,)
+            Places of the wanted tokens among all batch * network * patch, in that order.
+
+        Returns
+        -------
+        ChosenTokens
+            Summary (batch, dim) and wanted tokens (token, dim).
+
+        Raises
+        ------
+        InputError
+            If a shape does not fit.
+        """
+        self._check(series, mask)
+        x = self._sequence(self.tokenizer(series, mask), mask)
+        batch, length = x.shape[:2]
+        # A [CLS] stands in front of the tokens of every window.
+        summaries = torch.arange(batch, device=x.device) * length
+        rows = torch.cat([summaries, places + places // (length - 1) + 1])
+        for block in self.blocks[:-1]:
+            x = block(x)
+        x = self.blocks[-1](x, rows) if self.depth else x.flatten(0, 1).index_select(0, rows)
+        summary, tokens = self.norm(x).split([batch, len(places)])
+        return ChosenTokens(summary, tokens)
 
     def encode(
         self,
@@ -193,17 +244,21 @@ class SemantoksEncoder(nn.Module):
         Encoding
             Summary (batch, dim) and tokens (batch, network, patch, dim).
         """
-        batch, networks, patches, dim = tokens.shape
-        if mask is not None:
-            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
-        positions = patch_positions(patches, dim).to(tokens.device)
-        tokens = tokens + self.network_position[:, None] + positions
-        # The one place where the lattice is flattened.
-        x = torch.cat([self.cls_token.expand(batch, 1, dim), tokens.flatten(1, 2)], dim=1)
+        x = self._sequence(tokens, mask)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
-        return Encoding(x[:, 0], x[:, 1:].unflatten(1, (networks, patches)))
+        return Encoding(x[:, 0], x[:, 1:].unflatten(1, tokens.shape[1:3]))
+
+    def _sequence(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Hide tokens, add positions and put [CLS] in front: (batch, 1 + network * patch, dim)."""
+        batch, _, patches, dim = tokens.shape
+        if mask is not None:
+            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
+        positions = patch_positions(patches, dim).to(tokens.device)
+        tokens = tokens + (self.network_position[:, None] + positions)
+        # The one place where the lattice is flattened.
+        return torch.cat([self.cls_token.expand(batch, 1, dim), tokens.flatten(1, 2)], dim=1)
 
     def network_valid(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Say for which places on the network axis of the tokens a scan has usable ROIs.

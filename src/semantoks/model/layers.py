@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -81,6 +82,26 @@ class LongConvolution(nn.Module):
         here = F.one_hot(torch.tensor((kernel.shape[-1] - 1) // 2), kernel.shape[-1])
         return kernel + self.gain[..., None] * here.to(kernel)
 
+    def toeplitz(self, time: int) -> Float[Tensor, "channel kernel time time"]:
+        """Return kernel and gain as matrices that convolve a series of a fixed length.
+
+        Parameters
+        ----------
+        time : int
+            Samples of the series; beyond their ends lies zero.
+
+        Returns
+        -------
+        Tensor of shape (channel, kernel, time, time)
+            y = toeplitz @ x is the convolution of x.
+        """
+        weight = self.weight().transpose(0, 1)
+        before, _ = self.padding
+        # All lags from 1 - time to time - 1 in a row; a matrix is `time` shifts of it.
+        left = time - 1 - before
+        lags = F.pad(weight, (left, 2 * time - 1 - weight.shape[-1] - left))
+        return lags.unfold(-1, time, 1).flip(-2).contiguous()
+
     def forward(
         self, series: Float[Tensor, "batch channel time"]
     ) -> Float[Tensor, "batch channels_out time"]:
@@ -100,6 +121,42 @@ class LongConvolution(nn.Module):
         return F.conv1d(F.pad(series, self.padding), weight, groups=series.shape[1])
 
 
+class _MeanGelu(torch.autograd.Function):
+    """Mean over time of GELU, with a gradient that is laid out like the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Average over the middle axis."""
+        ctx.save_for_backward(x)
+        return F.gelu(x).mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Spread the gradient over time."""
+        (x,) = ctx.saved_tensors
+        # Autograd's own would stride over the batch, value by value.
+        share = (gradient.contiguous() / x.shape[1])[:, None].expand_as(x)
+        spread: Tensor = torch.ops.aten.gelu_backward(share, x)
+        return spread
+
+
+def mean_gelu(x: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim"]:
+    """Average GELU(x) over time.
+
+    Parameters
+    ----------
+    x : Tensor of shape (batch, dim, time)
+        Fast where the batch is contiguous in memory.
+
+    Returns
+    -------
+    Tensor of shape (batch, dim)
+        Means.
+    """
+    means: Tensor = _MeanGelu.apply(x.permute(1, 2, 0))  # type: ignore[no-untyped-call]
+    return means.t()
+
+
 class LayerScale(nn.Module):
     """A learned gain a dimension, small at first.
 
@@ -115,20 +172,24 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.full((dim,), initial))
 
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """Scale the last axis.
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], *, onto: Float[Tensor, "*batch dim"]
+    ) -> Float[Tensor, "*batch dim"]:
+        """Scale the last axis and add what it is a correction of.
 
         Parameters
         ----------
         x : Tensor of shape (..., dim)
             Input.
+        onto : Tensor of shape (..., dim)
+            What is corrected.
 
         Returns
         -------
         Tensor of shape (..., dim)
-            Scaled input.
+            onto + gain x.
         """
-        return x * self.gain
+        return torch.addcmul(onto, x, self.gain)
 
 
 class Attention(nn.Module):
@@ -148,24 +209,31 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        chosen: Int[Tensor, "row"] | None = None,
+    ) -> Float[Tensor, "*lattice dim"]:
         """Mix tokens.
 
         Parameters
         ----------
         x : Tensor of shape (batch, token, dim)
             Tokens.
+        chosen : Tensor of shape (row,), optional
+            Places among the batch * token tokens whose mixture is wanted; all by default.
 
         Returns
         -------
-        Tensor of shape (batch, token, dim)
+        Tensor of shape (batch, token, dim) or (row, dim)
             Mixed tokens.
         """
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+        mixed = _attend(query, key, value)
+        joined = mixed.transpose(1, 2).reshape(batch, tokens, dim)
+        out: Tensor = self.out(joined if chosen is None else _choose(joined, chosen))
         return out
 
 
@@ -195,22 +263,46 @@ class Block(nn.Module):
         )
         self.scale2 = LayerScale(dim, layer_scale)
 
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        chosen: Int[Tensor, "row"] | None = None,
+    ) -> Float[Tensor, "*lattice dim"]:
         """Mix tokens, then dimensions.
 
         Parameters
         ----------
         x : Tensor of shape (batch, token, dim)
             Tokens.
+        chosen : Tensor of shape (row,), optional
+            Places among the batch * token tokens that are wanted; all by default. Each is still
+            mixed with all tokens of its window.
 
         Returns
         -------
-        Tensor of shape (batch, token, dim)
+        Tensor of shape (batch, token, dim) or (row, dim)
             Tokens.
         """
-        x = x + self.scale1(self.attention(self.norm1(x)))
-        out: Tensor = x + self.scale2(self.mlp(self.norm2(x)))
+        attended = self.attention(self.norm1(x), chosen)
+        x = x if chosen is None else _choose(x, chosen)
+        x = self.scale1(attended, onto=x)
+        out: Tensor = self.scale2(self.mlp(self.norm2(x)), onto=x)
         return out
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Mix values of (batch, head, token, dim): softmax(q k / sqrt(dim)) v."""
+    if query.device.type == "cpu" and query.dtype != torch.float32:
+        # PyTorch's own is four times as slow in half precision on CPUs.
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        mixed: Tensor = scores.softmax(-1) @ value
+        return mixed
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def _choose(x: Tensor, places: Tensor) -> Tensor:
+    """Take tokens out of (batch, token, dim) by their place among all."""
+    return x.flatten(0, 1).index_select(0, places)
 
 
 class Head(nn.Module):
@@ -255,7 +347,8 @@ class Head(nn.Module):
         Tensor of shape (..., output_dim)
             Vectors of unit length.
         """
-        return F.normalize(self.mlp(x), dim=-1)
+        # In half precision lengths, and with them cosines, would be off by a percent.
+        return F.normalize(self.mlp(x).float(), dim=-1)
 
 
 def patch_positions(patches: int, dim: int) -> Float[Tensor, "patches dim"]:

@@ -6,7 +6,7 @@ import copy
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from semantoks.model.encoder import Encoding, SemantoksEncoder
@@ -46,14 +46,14 @@ class Projected(NamedTuple):
     ----------
     summaries : pair of Tensor of shape (batch, dim)
         Of the [CLS] vectors.
-    tokens : pair of Tensor of shape (batch, network, patch, dim)
-        Of the tokens; None where no term asks for them.
+    tokens : Tensor of shape (token, dim)
+        Of the tokens that were chosen.
     networks : pair of Tensor of shape (batch, network, dim)
         Of the tokens' means over patches; None where no term asks for them.
     """
 
     summaries: tuple[Tensor, Tensor]
-    tokens: tuple[Tensor, Tensor] | None
+    tokens: Tensor
     networks: tuple[Tensor, Tensor] | None
 
     def gathered(self, share: Share) -> Projected:
@@ -97,8 +97,8 @@ class Branch(nn.Module):
         self,
         views: Float[Tensor, "batch view roi time"],
         masks: Bool[Tensor, "batch view network patch"] | None,
+        chosen: Int[Tensor, "token"],
         *,
-        tokens: bool,
         networks: bool,
     ) -> Projected:
         """Encode and project both views.
@@ -109,22 +109,29 @@ class Branch(nn.Module):
             Two windows a scan.
         masks : Tensor of shape (batch, 2, network, patch) or None
             True where a token is hidden.
-        tokens, networks : bool
-            Whether tokens and network summaries are projected too.
+        chosen : Tensor of int, shape (token,)
+            Places of the tokens to project among all view * batch * network * patch.
+        networks : bool
+            Whether network summaries are projected too.
 
         Returns
         -------
         Projected
             Unit vectors.
         """
-        encoded: Encoding = self.encoder(
-            views.transpose(0, 1).flatten(0, 1),
-            None if masks is None else masks.transpose(0, 1).flatten(0, 1),
-        )
+        series = views.transpose(0, 1).flatten(0, 1)
+        hidden = None if masks is None else masks.transpose(0, 1).flatten(0, 1)
+        summaries = None
+        if networks:  # over all tokens, so that nothing can be left out
+            encoded: Encoding = self.encoder(series, hidden)
+            cls, tokens = encoded.summary, encoded.tokens.flatten(0, 2).index_select(0, chosen)
+            summaries = _pair(self.head(encoded.tokens.mean(2)))
+        else:
+            cls, tokens = self.encoder.choose(series, hidden, chosen)
         return Projected(
-            summaries=_pair(self.head(encoded.summary)),
-            tokens=_pair(self.head(encoded.tokens)) if tokens else None,
-            networks=_pair(self.head(encoded.tokens.mean(2))) if networks else None,
+            summaries=_pair(self.head(cls)),
+            tokens=self.head(tokens),
+            networks=summaries,
         )
 
 
@@ -194,13 +201,15 @@ class Distillation(nn.Module):
         LossTerms
             The terms and their total.
         """
-        tokens = masks is not None and self.token_weight > 0
         networks = curriculum > 0 and self.summary_weight > 0
         missing = None if absent is None else self._lattice(absent, views)
         seen = missing if masks is None else masks if missing is None else masks | missing
-        student: Projected = self.student(views, seen, tokens=tokens, networks=networks)
+        chosen = torch.empty(0, dtype=torch.long, device=views.device)
+        if masks is not None and self.token_weight > 0:
+            chosen = _places(masks if missing is None else masks & ~missing)
+        student: Projected = self.student(views, seen, chosen, networks=networks)
         with torch.no_grad():
-            teacher: Projected = self.teacher(views, missing, tokens=tokens, networks=networks)
+            teacher: Projected = self.teacher(views, missing, chosen, networks=networks)
         if share is not None:
             student, teacher = student.gathered(share), teacher.gathered(share)
             absent = None if absent is None else share.gather(absent.float()) > 0
@@ -210,10 +219,10 @@ class Distillation(nn.Module):
         total = -agreement - spread
 
         token = None
-        if masks is not None and student.tokens is not None and teacher.tokens is not None:
-            asked = masks if missing is None else masks & ~missing
-            windows = zip(student.tokens, teacher.tokens, asked.unbind(1), strict=True)
-            token = -torch.stack([token_agreement(*window) for window in windows]).mean()
+        if masks is not None and self.token_weight > 0:
+            window = chosen // masks[0, 0].numel()
+            n_windows = masks.shape[0] * masks.shape[1]
+            token = -token_agreement(student.tokens, teacher.tokens, window, n_windows)
             token = token if share is None else share.mean(token)
             total = total + self.token_weight * token
 
@@ -243,6 +252,11 @@ class Distillation(nn.Module):
         teacher: list[Tensor] = [*self.teacher.parameters()]
         student: list[Tensor] = [*self.student.parameters()]
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+
+
+def _places(asked: Bool[Tensor, "batch view network patch"]) -> Int[Tensor, "token"]:
+    """Find the tokens that are asked for among all view * batch * network * patch."""
+    return asked.transpose(0, 1).flatten().nonzero().squeeze(1)
 
 
 def _pair(both: Tensor) -> tuple[Tensor, Tensor]:

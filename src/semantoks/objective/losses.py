@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Pair = tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]
@@ -83,18 +83,21 @@ def expansion(student: Pair, teacher: Pair, *, epsilon: float = 0.05) -> Float[T
 
 
 def token_agreement(
-    student: Float[Tensor, "batch network patch dim"],
-    teacher: Float[Tensor, "batch network patch dim"],
-    mask: Bool[Tensor, "batch network patch"],
+    student: Float[Tensor, "token dim"],
+    teacher: Float[Tensor, "token dim"],
+    window: Int[Tensor, "token"],
+    n_windows: int,
 ) -> Float[Tensor, ""]:
     """Mean over windows of the mean cosine over their masked tokens.
 
     Parameters
     ----------
-    student, teacher : Tensor of shape (batch, network, patch, dim)
-        Unit vectors of the same windows; the student has seen them masked.
-    mask : Tensor of shape (batch, network, patch)
-        True where the student's token was hidden; a window without any counts 0.
+    student, teacher : Tensor of shape (token, dim)
+        Unit vectors of the masked tokens of all windows; the student has not seen them.
+    window : Tensor of int, shape (token,)
+        Which window a token is of.
+    n_windows : int
+        Number of windows; one without any token counts 0.
 
     Returns
     -------
@@ -102,4 +105,6 @@ def token_agreement(
         Scalar between -1 and 1.
     """
     cosine = (student * teacher).sum(-1)
-    return ((cosine * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()
+    nothing = cosine.new_zeros(n_windows)
+    count = nothing.index_add(0, window, torch.ones_like(cosine))
+    return (nothing.index_add(0, window, cosine) / count.clamp(min=1)).mean()

@@ -13,6 +13,7 @@ from semantoks.errors import ConfigurationError, nearest
 from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape
 from semantoks.model.encoder import check_sizes
 from semantoks.model.tokenizer import Pooling, Spatial, Tokenization, check_tokenization
+from semantoks.training.precision import Precision
 
 
 class _Section(BaseModel):
@@ -157,6 +158,7 @@ class Configuration(_Section):
     logging: LoggingConfig = LoggingConfig()
     seed: int = Field(0, ge=0, description="of weights, order, views and masks")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
+    precision: Precision = Field("auto", description="of matrix products; auto where it is faster")
 
 
 def paper() -> Configuration:

@@ -12,6 +12,7 @@ from semantoks.training.config import Configuration
 from semantoks.training.distributed import ALONE, Ranks
 from semantoks.training.optimization import Schedule, make_optimizer, optimizer_step, schedule
 from semantoks.training.plan import choose_device, make_model, make_plan
+from semantoks.training.precision import Precision, autocast, choose_precision
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
@@ -38,7 +39,21 @@ class Learner:
             torch.manual_seed(mix(configuration.seed, WEIGHTS))
             self.model = make_model(store, configuration).to(self.device)
         self.optimizer = make_optimizer(self.model.student, configuration.optimization)
+        chosen = choose_precision(configuration.precision, self.device, dim=configuration.model.dim)
+        # Processes may measure differently; all compute in what all find faster.
+        self.compute_in("float32" if ranks.any(chosen == "float32") else chosen)
         self.batches = Batches(store, configuration, self.plan, self.model.student.encoder, ranks)
+
+    def compute_in(self, precision: Precision) -> None:
+        """Choose the precision of matrix products.
+
+        Parameters
+        ----------
+        precision : {"float32", "bf16", "fp16"}
+            What `choose_precision` returned.
+        """
+        self.precision = precision
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def schedule(self, step: int) -> Schedule:
         """Look up the schedules.
@@ -77,13 +92,14 @@ class Learner:
         LossTerms
             Of the whole batch.
         """
-        terms: LossTerms = self.model(
-            batch.views,
-            batch.masks,
-            curriculum=now.curriculum,
-            absent=batch.absent,
-            share=batch.share,
-        )
+        with autocast(self.precision, self.device):
+            terms: LossTerms = self.model(
+                batch.views,
+                batch.masks,
+                curriculum=now.curriculum,
+                absent=batch.absent,
+                share=batch.share,
+            )
         return terms
 
     def improve(self, terms: LossTerms, now: Schedule) -> float:
@@ -101,8 +117,9 @@ class Learner:
         float
             Norm of the gradient before clipping.
         """
-        torch.autograd.backward(terms.total)
+        torch.autograd.backward(self.scaler.scale(terms.total))
         self.ranks.sum_gradients(self.model.student.parameters())
-        norm = optimizer_step(self.optimizer, now, clip=self.configuration.optimization.clip)
+        clip = self.configuration.optimization.clip
+        norm = optimizer_step(self.optimizer, now, clip=clip, scaler=self.scaler)
         self.model.update_teacher(now.momentum)
         return norm

@@ -119,7 +119,13 @@ def make_optimizer(module: nn.Module, optimization: OptimizationConfig) -> torch
     return torch.optim.AdamW(trainable, lr=0.0, betas=optimization.betas, fused=True)
 
 
-def optimizer_step(optimizer: torch.optim.AdamW, now: Schedule, *, clip: float) -> float:
+def optimizer_step(
+    optimizer: torch.optim.AdamW,
+    now: Schedule,
+    *,
+    clip: float,
+    scaler: torch.amp.GradScaler | None = None,
+) -> float:
     """Clip the gradient, set rates, step, and clear the gradient.
 
     Parameters
@@ -130,6 +136,8 @@ def optimizer_step(optimizer: torch.optim.AdamW, now: Schedule, *, clip: float) 
         Rates of this step.
     clip : float
         Largest global L2 norm of the gradient.
+    scaler : GradScaler, optional
+        What the loss was scaled with, in fp16; a step whose gradient overflowed is left out.
 
     Returns
     -------
@@ -137,9 +145,15 @@ def optimizer_step(optimizer: torch.optim.AdamW, now: Schedule, *, clip: float) 
         Norm of the gradient before clipping.
     """
     (group,) = optimizer.param_groups
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(group["params"], clip)
     group["lr"] = now.learning_rate
     group["weight_decay"] = now.weight_decay
-    optimizer.step()
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -25,6 +25,7 @@ from semantoks.training.distributed import ALONE, Ranks, join
 from semantoks.training.events import Progress, check_tensorboard, ignore, tensorboard
 from semantoks.training.learner import Learner
 from semantoks.training.monitoring import Health, Warned, examine, warn
+from semantoks.training.precision import kept_memory
 from semantoks.training.run import (
     Log,
     graceful_stop,
@@ -211,7 +212,7 @@ class Pretraining:
         self._describe("running", 0.0)
         if self.saved < 0:
             self._look_at_health()
-        with graceful_stop() as stopped, self._events() as events:
+        with graceful_stop() as stopped, self._events() as events, kept_memory(self.device):
             for batch in self.learner.batches.after(self.step):
                 row = self._train(batch, began)
                 due = self.step % self.configuration.logging.steps == 0 or self.step == row.steps
@@ -298,6 +299,8 @@ class Pretraining:
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
+            "precision": self.learner.precision,
+            "scaler": self.learner.scaler.state_dict(),
             "configuration": to_yaml(self.configuration),
             "store_fingerprint": self.store.fingerprint,
         }
@@ -322,6 +325,9 @@ class Pretraining:
             )
         self.model.load_state_dict(content["model"])
         self.learner.optimizer.load_state_dict(content["optimizer"])
+        # What auto meant when the run began: another speed today must not change the numbers.
+        self.learner.compute_in(content.get("precision", "float32"))
+        self.learner.scaler.load_state_dict(content.get("scaler", {}))
         self.step = self.saved = content["step"]
         described = read_json(self.folder / "run.json")
         self.started = described.get("started", self.started)
@@ -371,6 +377,7 @@ class Pretraining:
             "batch_size": self.plan.batch_size,
             "device": str(self.device),
             "processes": self.ranks.size,
+            "precision": self.learner.precision,
             "parameters": parameters,
             "versions": versions(),
         }
