@@ -126,10 +126,9 @@ def embed(
         progress=progress,
     )
     provenance = embedding_provenance(
-        store, encoder, windows=windows, features=features, window=window
+        store, encoder, windows=windows, features=features, window=window, precision=chosen
     )
-    provenance |= {"precision": chosen} | dict(origin or {})
-    return Embeddings(_frame(store, rows, names), provenance)
+    return Embeddings(_frame(store, rows, names), provenance | dict(origin or {}))
 
 
 def embedding_provenance(
@@ -139,6 +138,7 @@ def embedding_provenance(
     windows: int,
     features: FeatureKind = "mean+cls",
     window: int | None = None,
+    precision: Precision = "float32",
 ) -> dict[str, Any]:
     """Say what embeddings were made of.
 
@@ -154,6 +154,8 @@ def embedding_provenance(
         What is read out.
     window : int, optional
         Samples in a window; the model's window by default.
+    precision : {"float32", "bf16", "fp16"}
+        Of matrix products.
 
     Returns
     -------
@@ -161,7 +163,7 @@ def embedding_provenance(
         Plain values, for JSON: store (path, fingerprint, n_scans), atlas of the store (name,
         fingerprint), model (its arguments and a hash of its weights), trained_on (fingerprint of
         the store that the model was trained on, None if untrained or unknown), windows, features,
-        window and the version of semantoks.
+        window, precision and the version of semantoks.
     """
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
@@ -179,6 +181,7 @@ def embedding_provenance(
         "windows": windows,
         "features": features,
         "window": window_length(encoder, window),
+        "precision": precision,
         "semantoks": semantoks.__version__,
     }
 
