@@ -116,15 +116,15 @@ class Bench:
 def alternate(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
     """Time works in turn; all but the plain one run as a run does, in memory that is kept."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats):
         for name, work in works.items():
             with contextlib.nullcontext() if name == "plain" else kept_memory(CPU):
-                if name != "plain" or repeat == 0:
-                    work()  # not counted: to have the memory, and the first time at all
+                if name != "plain":
+                    work()  # not timed: a run has its memory from the step before
                 began = time.perf_counter()
                 work()
                 seconds[name].append(time.perf_counter() - began)
-    return {name: taken[1:] for name, taken in seconds.items()}
+    return seconds
 
 
 def matrix_rates(repeats: int) -> dict[str, float]:
@@ -158,14 +158,17 @@ def measure(size: str, repeats: int, *, memory: bool) -> tuple[list[Timed], dict
     before = matrix_rates(repeats)
     found = []
     for task, (samples, works) in bench.tasks().items():
+        products = {path: count_gflop(work) for path, work in works.items()}  # a first time
         seconds = alternate(works, repeats)
         medians = {path: statistics.median(taken) for path, taken in seconds.items()}
         for path, median in medians.items():
             pairs = zip(seconds["plain"], seconds[path], strict=True)
             ratio = statistics.median(slow / fast for slow, fast in pairs)
-            gflop = count_gflop(works[path])
             peak = peak_gb(size, task, path) if memory else float("nan")
-            found.append(Timed(task, path, samples / median, ratio, median, gflop, 0.0, peak))
+            found.append(
+                Timed(task, path, samples / median, ratio, median, products[path], 0.0, peak)
+            )
+            print(f"{task} {path}: {median:.2f} s", file=sys.stderr, flush=True)
     rates = {name: max(rate, before[name]) for name, rate in matrix_rates(repeats).items()}
     shared = [t._replace(share=t.gflop / t.seconds / rates["float32"]) for t in found]
     return shared + mean_steps(shared), rates

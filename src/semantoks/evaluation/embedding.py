@@ -163,9 +163,9 @@ def embed(
         features=features,
         window=window,
         preprocessing=preprocessing,
+        precision=chosen,
     )
-    provenance |= {"precision": chosen} | dict(origin or {})
-    return Embeddings(_frame(store, rows, names), provenance)
+    return Embeddings(_frame(store, rows, names), provenance | dict(origin or {}))
 
 
 def embedding_provenance(
@@ -176,6 +176,7 @@ def embedding_provenance(
     features: FeatureKind = "mean+cls",
     window: int | None = None,
     preprocessing: PreprocessingCheck = "check",
+    precision: Precision = "float32",
 ) -> dict[str, Any]:
     """Say what embeddings were made of.
 
@@ -193,6 +194,8 @@ def embedding_provenance(
         Samples in a window; the model's window by default.
     preprocessing : {"check", "ignore"}
         What became of a store that was prepared otherwise than the model expects.
+    precision : {"float32", "bf16", "fp16"}
+        Of matrix products.
 
     Returns
     -------
@@ -201,7 +204,7 @@ def embedding_provenance(
         fingerprint), model (its arguments and a hash of its weights), trained_on (fingerprint of
         the store that the model was trained on, None if untrained or unknown), windows, features,
         window, preprocessing (check: "check" or "ignore"; of_store; expected by the model; and
-        differences, a list of texts) and the version of semantoks.
+        differences, a list of texts), precision and the version of semantoks.
     """
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
@@ -225,6 +228,7 @@ def embedding_provenance(
             "expected": dict(encoder.preprocessing),
             "differences": preprocessing_differences(store.preprocessing, encoder.preprocessing),
         },
+        "precision": precision,
         "semantoks": semantoks.__version__,
     }
 
