@@ -19,6 +19,9 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.terminal import Output, complain, rows_table
 
 if TYPE_CHECKING:
+    from semantoks.data.preparation import PreparationReport
+
+if TYPE_CHECKING:
     from semantoks.data.store import Store
     from semantoks.training.config import Configuration
     from semantoks.training.distributed import Ranks
@@ -246,14 +249,11 @@ def prepare(
         filter = False
     preprocessing = Preprocessing(
         target_t_r=target_t_r,
-        high_pass=None if high_pass == "none" or not filter else high_pass,  # noqa: S105
-        low_pass=None if low_pass == "none" or not filter else low_pass,  # noqa: S105
+        high_pass=_edge(high_pass) if filter else None,
+        low_pass=_edge(low_pass) if filter else None,
         filtered_before=None
         if filtered_before is None
-        else (
-            None if filtered_before[0] == "none" else filtered_before[0],
-            None if filtered_before[1] == "none" else filtered_before[1],
-        ),
+        else (_edge(filtered_before[0]), _edge(filtered_before[1])),
         detrend=detrend,
         min_samples=min_samples,
         min_coverage=min_coverage,
@@ -271,25 +271,7 @@ def prepare(
             policy="strict" if strict else "keep-going" if keep_going else "default",
             progress=lambda done, total: advance(done, total, ""),
         )
-    for refusal in report.refused:
-        output.say(f"refused {refusal.scan} [{refusal.category}]: {refusal.reason}")
-    for notice in report.notices:
-        output.say(notice)
-    resumed = f" ({report.n_resumed} of them before an interruption)" if report.n_resumed else ""
-    output.say(
-        f"{report.n_written} of {report.n_found} scans{resumed} are in {out}, "
-        f"{len(report.refused)} were refused ({out / 'refused.csv'}); {report.seconds:.1f} s."
-    )
-    output.result(
-        {
-            "store": str(out),
-            "n_found": report.n_found,
-            "n_written": report.n_written,
-            "n_unnamed_subjects": report.nameless,
-            "refused": [vars(refusal) for refusal in report.refused],
-            "seconds": report.seconds,
-        }
-    )
+    _say_prepared(report, output)
 
 
 @app.command(sort_key=3)
@@ -769,6 +751,35 @@ def _forecast(
 def _size(number: int) -> str:
     """Write a number of bytes for a person."""
     return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
+def _edge(value: float | Literal["none"]) -> float | None:
+    """Read an edge of a filter; the word none means that there is none."""
+    return None if isinstance(value, str) else value
+
+
+def _say_prepared(report: PreparationReport, output: Output) -> None:
+    """Say which scans are in the store and which were refused, and why."""
+    for refusal in report.refused:
+        output.say(f"refused {refusal.scan} [{refusal.category}]: {refusal.reason}")
+    for notice in report.notices:
+        output.say(notice)
+    resumed = f" ({report.n_resumed} of them before an interruption)" if report.n_resumed else ""
+    output.say(
+        f"{report.n_written} of {report.n_found} scans{resumed} are in {report.path}, "
+        f"{len(report.refused)} were refused ({report.path / 'refused.csv'}); "
+        f"{report.seconds:.1f} s."
+    )
+    output.result(
+        {
+            "store": str(report.path),
+            "n_found": report.n_found,
+            "n_written": report.n_written,
+            "n_unnamed_subjects": report.nameless,
+            "refused": [vars(refusal) for refusal in report.refused],
+            "seconds": report.seconds,
+        }
+    )
 
 
 def _describe_store(path: Path) -> dict[str, Any]:
