@@ -1,0 +1,138 @@
+"""A store to a run."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from semantoks.cli.application import INTERRUPTED, SILENT, app
+from semantoks.errors import ConfigurationError
+from semantoks.terminal import Output, rows_table
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
+    from semantoks.training.config import Configuration
+    from semantoks.training.distributed import Ranks
+
+
+@app.command(sort_key=40)
+def pretrain(
+    *,
+    data: Path,
+    out: Path,
+    recipe: str | None = None,
+    set: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    output: Output = SILENT,
+) -> int:
+    """Pretrain an encoder on a store by self-distillation.
+
+    Ctrl-C saves a checkpoint and says how to go on. Under torchrun, processes share every batch.
+
+    Example: semantoks pretrain --data abide.store --recipe tiny --set optimization.epochs=20 --out
+    run
+
+    Parameters
+    ----------
+    data : Path
+        The store.
+    out : Path
+        Run folder; it must not exist unless --resume.
+    recipe : str
+        paper (default), tiny, or a YAML file such as another run's config.yaml.
+    set : list of str
+        Changes such as optimization.epochs=20; may be given many times.
+    resume : bool
+        Go on from the newest checkpoint in OUT, with its recipe.
+    dry_run : bool
+        Do a few steps, say what the run will need (time, memory, disk), and write nothing.
+    output : Output
+        How to speak.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from semantoks.data.store import Store
+    from semantoks.training.config import configure, load_recipe, parse_changes
+    from semantoks.training.distributed import join
+    from semantoks.training.pretraining import Pretraining
+
+    if recipe is None:
+        recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
+    configuration = configure(load_recipe(recipe), parse_changes(set or []))
+    if dry_run and resume:
+        raise ConfigurationError("--dry-run and --resume exclude each other; choose one.")
+    warned: list[str] = []
+    with join() as ranks:
+        output = output if ranks.first else replace(output, quiet=True, json=False)
+        if dry_run:
+            return _forecast(Store.open(data), out, configuration, ranks, output)
+        pretraining = Pretraining(Store.open(data), out, configuration, resume=resume, ranks=ranks)
+        for path in pretraining.damaged:
+            output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
+        plan = pretraining.plan
+        processes = f" by {ranks.size} processes" if ranks.size > 1 else ""
+        output.say(
+            f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
+            f"{configuration.optimization.epochs} epochs, on {pretraining.device}{processes}."
+        )
+        with output.progress("pretraining") as advance:
+            ended = pretraining.run(
+                lambda row: advance(
+                    row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}"
+                ),
+                warned.append,
+            )
+    for warning in warned:
+        output.say(warning)
+    output.result({**vars(ended), "folder": str(ended.folder), "warnings": warned})
+    if ended.status == "interrupted":
+        output.say(
+            f"Stopped after step {ended.step} of {ended.steps}; saved in {out / 'checkpoints'}. "
+            f"Go on with: semantoks pretrain --data {data} --out {out} --resume"
+        )
+        return INTERRUPTED
+    output.say(f"The teacher is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")
+    return 0
+
+
+def _forecast(
+    store: Store, out: Path, configuration: Configuration, ranks: Ranks, output: Output
+) -> int:
+    """Say what a run will need."""
+    from semantoks.training.forecast import forecast
+
+    needs = forecast(store, out, configuration, ranks=ranks)
+    each = " a process" if ranks.size > 1 else ""
+    sizes = {name: _size(value) for name, value in needs._asdict().items() if "bytes" in name}
+    parts = ("weights", "gradients", "optimizer", "activations")
+    rows = {
+        "steps": f"{needs.steps:,} of {needs.scans_a_second * needs.seconds_a_step:,.0f} scans",
+        "parameters": f"{needs.parameters:,} (student)",
+        f"FLOPs a step{each}": f"{needs.flops_student + needs.flops_teacher:.3g} (student "
+        f"{needs.flops_student:.3g} forward and backward, teacher {needs.flops_teacher:.3g})",
+        f"memory{each}": f"{sizes['bytes_peak']} at most ("
+        + ", ".join(f"{part} {sizes[f'bytes_{part}']}" for part in parts)
+        + ")",
+        "time a step": f"{needs.seconds_a_step:.3g} s, {needs.scans_a_second:,.1f} scans/s "
+        f"(median of {needs.steps_measured} steps on {needs.device})",
+        "time of the run": f"{datetime.timedelta(seconds=round(needs.seconds))} (h:mm:ss)",
+        "disk": f"{sizes['bytes_disk']} of {sizes['bytes_free']} that are free",
+    }
+    output.say(rows_table(f"What a run in {out} would need; nothing was written", rows))
+    if needs.bytes_disk > needs.bytes_free:
+        output.say("Warning: the disk is too small; lower logging.keep or choose another --out.")
+    output.result(needs._asdict())
+    return 0
+
+
+def _size(number: int) -> str:
+    """Write a number of bytes for a person."""
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
