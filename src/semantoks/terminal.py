@@ -49,6 +49,17 @@ class Output:
         """Whether anything is printed for people."""
         return not (self.quiet or self.json)
 
+    def words(self) -> list[str]:
+        """Say the same to another process.
+
+        Returns
+        -------
+        list of str
+            Options of the command line.
+        """
+        given = {"--quiet": self.quiet, "--json": self.json, "--debug": self.debug}
+        return [word for word, wanted in given.items() if wanted]
+
     def say(self, content: str | Table) -> None:
         """Print something for a person.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import cyclopts
 from cyclopts import Parameter
 
 from semantoks.cli.application import INTERRUPTED, SILENT, app
@@ -26,6 +27,9 @@ def pretrain(
     out: Path,
     recipe: str | None = None,
     set: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bf16", "fp16"] | None = None,
+    devices: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 1,
     resume: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     output: Output = SILENT,
@@ -47,6 +51,13 @@ def pretrain(
         paper (default), tiny, or a YAML file such as another run's config.yaml.
     set : list of str
         Changes such as optimization.epochs=20; may be given many times.
+    device : str
+        auto takes a GPU where there is one; otherwise cpu, cuda, mps, ... The same as --set
+        device=...
+    precision : str
+        Of matrix products; auto takes bf16 where it is faster. The same as --set precision=...
+    devices : int
+        Processes on this machine that share every batch, a GPU each or parts of the cores.
     resume : bool
         Go on from the newest checkpoint in OUT, with its recipe.
     dry_run : bool
@@ -60,43 +71,83 @@ def pretrain(
         Exit code.
     """
     from semantoks.data.store import Store
-    from semantoks.training.config import configure, load_recipe, parse_changes
+    from semantoks.training.config import configure, load_recipe
     from semantoks.training.distributed import join
-    from semantoks.training.pretraining import Pretraining
 
     if recipe is None:
         recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
-    configuration = configure(load_recipe(recipe), parse_changes(set or []))
+    changes = _changes(set or [], device=device, precision=precision)
+    configuration = configure(load_recipe(recipe), changes)
     if dry_run and resume:
         raise ConfigurationError("--dry-run and --resume exclude each other; choose one.")
-    warned: list[str] = []
+    store = Store.open(data)
+    if devices > 1:
+        from semantoks.training.launch import check_devices, launch
+
+        check_devices(devices, configuration.device)
+        words = ["pretrain", "--data", str(data), "--out", str(out), "--recipe", recipe]
+        words += [word for setting in set or [] for word in ("--set", setting)]
+        words += [] if device is None else ["--device", device]
+        words += [] if precision is None else ["--precision", precision]
+        words += ["--resume"] * resume + ["--dry-run"] * dry_run
+        return launch([*words, *output.words()], devices)
     with join() as ranks:
         output = output if ranks.first else replace(output, quiet=True, json=False)
         if dry_run:
-            return _forecast(Store.open(data), out, configuration, ranks, output)
-        pretraining = Pretraining(Store.open(data), out, configuration, resume=resume, ranks=ranks)
-        for path in pretraining.damaged:
-            output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
-        plan = pretraining.plan
-        processes = f" by {ranks.size} processes" if ranks.size > 1 else ""
-        output.say(
-            f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
-            f"{configuration.optimization.epochs} epochs, on {pretraining.device}{processes}."
-        )
-        with output.progress("pretraining") as advance:
-            ended = pretraining.run(
-                lambda row: advance(
-                    row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}"
-                ),
-                warned.append,
+            return _forecast(store, out, configuration, ranks, output)
+        return _pretrain(store, out, configuration, ranks, output, resume=resume)
+
+
+def _changes(settings: list[str], **flags: str | None) -> dict[str, Any]:
+    """Read what --set and the flags of the same keys change."""
+    from semantoks.training.config import parse_changes
+
+    changes = parse_changes(settings)
+    for key, value in flags.items():
+        if value is None:
+            continue
+        if changes.get(key, value) != value:
+            raise ConfigurationError(
+                f"--{key} {value} and --set {key}={changes[key]} contradict each other; give one."
             )
+        changes[key] = value
+    return changes
+
+
+def _pretrain(
+    store: Store,
+    out: Path,
+    configuration: Configuration,
+    ranks: Ranks,
+    output: Output,
+    *,
+    resume: bool,
+) -> int:
+    """Run, and say how it ended."""
+    from semantoks.training.pretraining import Pretraining
+
+    warned: list[str] = []
+    pretraining = Pretraining(store, out, configuration, resume=resume, ranks=ranks)
+    for path in pretraining.damaged:
+        output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
+    plan = pretraining.plan
+    processes = f" by {ranks.size} processes" if ranks.size > 1 else ""
+    output.say(
+        f"{plan.subjects} subjects, {plan.steps} steps of {plan.batch_size} scans in "
+        f"{configuration.optimization.epochs} epochs, on {pretraining.device}{processes}."
+    )
+    with output.progress("pretraining") as advance:
+        ended = pretraining.run(
+            lambda row: advance(row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}"),
+            warned.append,
+        )
     for warning in warned:
         output.say(warning)
     output.result({**vars(ended), "folder": str(ended.folder), "warnings": warned})
     if ended.status == "interrupted":
         output.say(
             f"Stopped after step {ended.step} of {ended.steps}; saved in {out / 'checkpoints'}. "
-            f"Go on with: semantoks pretrain --data {data} --out {out} --resume"
+            f"Go on with: semantoks pretrain --data {store.path} --out {out} --resume"
         )
         return INTERRUPTED
     output.say(f"The teacher is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")

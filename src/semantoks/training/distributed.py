@@ -69,7 +69,7 @@ class Ranks(NamedTuple):
         if self.local >= torch.cuda.device_count():
             raise ConfigurationError(
                 f"process {self.local} of this machine finds {torch.cuda.device_count()} GPU(s); "
-                "start one process a GPU, or use --set device=cpu."
+                "start one process a GPU, or use --device cpu."
             )
         torch.cuda.set_device(self.local)
         return torch.device("cuda", self.local)

@@ -148,6 +148,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
-            f"device {name!r} cannot be used here ({reason}); try --set device=cpu."
+            f"device {name!r} cannot be used here ({reason}); try --device cpu."
         ) from error
     return device

@@ -10,6 +10,7 @@ import math
 import platform
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,8 @@ from semantoks.errors import InputError
 from semantoks.files import replacing
 
 CHECKPOINT_VERSION: Final = 1
+_ONE_REQUEST: Final = 1.0
+"""Seconds in which two signals count as one: clusters and launchers may both send it."""
 
 
 class Log:
@@ -251,9 +254,10 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
     Yields
     ------
     callable
-        Returns True once the run has been asked to stop. A second signal acts at once.
+        Returns True once the run has been asked to stop. A second signal, later than a second
+        after the first, acts at once.
     """
-    asked = threading.Event()
+    asked, when = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
@@ -262,18 +266,26 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
         kinds.append(signal.SIGUSR1)
     before = {kind: signal.getsignal(kind) for kind in kinds}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
+    def restore() -> None:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal when
+        now = time.monotonic()
+        if not asked.is_set():
+            asked.set()
+            when = now
+        elif now - when > _ONE_REQUEST:
+            restore()
+            signal.raise_signal(number)
 
     for kind in kinds:
         signal.signal(kind, ask)
     try:
         yield asked.is_set
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        restore()
 
 
 def _is_nan(value: Any) -> bool:
