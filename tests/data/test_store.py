@@ -19,7 +19,7 @@ from semantoks.data import store_lock, store_writer
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
-from semantoks.data.store import Store, _widen
+from semantoks.data.store import Store
 from semantoks.data.store_layout import Files, partial_folder
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
@@ -214,15 +214,41 @@ def test_series_of_no_scan(store: Store, scan: int) -> None:
         store.series(scan)
 
 
-def test_widening_is_exact_for_every_finite_half() -> None:
-    bits = np.arange(2**16, dtype=np.uint16)
-    halves = bits.view(np.float16)
-    result = np.empty(2**16, dtype=np.float32)
-    _widen(bits.view(np.int16), out=result)
-    finite = np.isfinite(halves)
-    expected = halves[finite].astype(np.float32)
-    # As bits, so that the two zeros are told apart.
-    np.testing.assert_array_equal(result[finite].view(np.uint32), expected.view(np.uint32))
+def test_every_finite_half_is_read_exactly(store: Store) -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    samples = np.resize(finite, (len(finite) // 6 + 1, 6))
+    one = replace(
+        store,
+        offsets=np.zeros(1, dtype=np.int64),
+        lengths=np.array([len(samples)]),
+        samples=samples,
+    )
+    starts = np.arange(0, len(samples) - 100, 50)  # many windows, the last block not full
+    starts = np.append(starts, len(samples) - 100)
+    windows = one.windows(np.zeros_like(starts), starts)
+    raw = one.stored_windows(np.zeros_like(starts), starts)
+    assert windows.flags.c_contiguous is False
+    assert windows.transpose(0, 2, 1).flags.c_contiguous
+    for window, stored, start in zip(windows, raw, starts, strict=True):
+        part = samples[start : start + 100]
+        # As bits, so that the two zeros are told apart.
+        expected = np.ascontiguousarray(part.astype(np.float32).T).view(np.uint32)
+        np.testing.assert_array_equal(np.ascontiguousarray(window).view(np.uint32), expected)
+        np.testing.assert_array_equal(stored.view(np.uint16), part.view(np.uint16))
+
+
+def test_stored_windows_go_where_they_are_wanted(store: Store) -> None:
+    scans, starts = np.array([1, 0]), np.array([0, 20])
+    out = np.empty((2, 100, 6), dtype=np.float16)
+    assert store.stored_windows(scans, starts, out=out) is out
+    np.testing.assert_array_equal(out.transpose(0, 2, 1), store.windows(scans, starts))
+    with pytest.raises(InputError, match=r"shape \(2, 6, 100\) in float16"):
+        store.stored_windows(scans, starts, out=np.empty((2, 6, 100), dtype=np.float16))
+    with pytest.raises(InputError, match="float32"):
+        store.stored_windows(scans, starts, out=np.empty((2, 100, 6), dtype=np.float32))
+    with pytest.raises(InputError, match="from sample 21"):
+        store.stored_windows(np.array([0]), np.array([21]))
 
 
 # Fingerprint
@@ -259,7 +285,7 @@ def test_opening_reads_neither_pandas_nor_the_table(store: Store) -> None:
     (store.path / "scans.parquet").unlink()
     code = (
         "import sys; from semantoks.data.store import Store; import numpy as np;"
-        f"s = Store.open({str(store.path)!r}); s.windows(np.array([1]), np.array([3]));"
+        f"s = Store.open({str(store.path)!r}); s.stored_windows(np.array([1]), np.array([3]));"
         "s.network_valid; print(len(s), 'pandas' in sys.modules, 'pyarrow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -191,15 +191,15 @@ def test_untrained(store: Store, tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_stops(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = batches.draw_windows
+    real = batches.augment
     calls = []
 
-    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+    def poisoned(*args: object) -> torch.Tensor:
         calls.append(1)
-        windows: torch.Tensor = real(*args, **kwargs)  # type: ignore[arg-type]
+        windows: torch.Tensor = real(*args)  # type: ignore[arg-type]
         return windows * torch.nan if len(calls) == 5 else windows
 
-    monkeypatch.setattr(batches, "draw_windows", poisoned)
+    monkeypatch.setattr(batches, "augment", poisoned)
     with pytest.raises(InputError, match="loss of step 5 is nan") as caught:
         pretrain(store, tmp_path / "run", recipe())
     assert "step-00000003.pt" in str(caught.value)

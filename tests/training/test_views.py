@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semantoks.errors import ConfigurationError
 from semantoks.training.config import MasksConfig, ViewsConfig
-from semantoks.training.views import augment, check_masks, draw_masks, draw_scans
+from semantoks.training.views import augment, check_masks, draw_masks, draw_scans, draw_starts
 
 OFF = ViewsConfig(roi_dropout=0, time_dropout=0, gain=0, noise=0)
 
@@ -29,6 +29,16 @@ def test_one_scan_a_subject_each_as_likely() -> None:
     first = orders[codes[orders] == 0]
     np.testing.assert_allclose(np.bincount(first)[:3] / 900, 1 / 3, atol=0.05)
     assert len({tuple(codes[order]) for order in orders}) == 6  # subjects are shuffled too
+
+
+def test_starts_are_uniform_and_independent() -> None:
+    lengths = np.tile([100, 103, 140], 2000)
+    starts = draw_starts(lengths, 100, np.random.default_rng(0)).reshape(2000, 3, 2)
+    assert (starts[:, 0] == 0).all()  # there is one place only
+    pairs = np.zeros((4, 4))
+    np.add.at(pairs, tuple(starts[:, 1].T), 1 / 2000)
+    np.testing.assert_allclose(pairs, 1 / 16, atol=0.02)
+    assert (starts[:, 2].min(), starts[:, 2].max()) == (0, 40)
 
 
 def test_off_changes_nothing() -> None:

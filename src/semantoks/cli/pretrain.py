@@ -163,7 +163,7 @@ def _forecast(
     needs = forecast(store, out, configuration, ranks=ranks)
     each = " a process" if ranks.size > 1 else ""
     sizes = {name: _size(value) for name, value in needs._asdict().items() if "bytes" in name}
-    parts = ("weights", "gradients", "optimizer", "activations")
+    parts = ("weights", "gradients", "optimizer", "series", "activations")
     rows = {
         "steps": f"{needs.steps:,} of {needs.scans_a_second * needs.seconds_a_step:,.0f} scans",
         "parameters": f"{needs.parameters:,} (student)",

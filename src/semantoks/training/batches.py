@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from semantoks.objective.sharing import Share
 from semantoks.training.config import Configuration
 from semantoks.training.distributed import ALONE, Ranks
 from semantoks.training.plan import Plan
-from semantoks.training.views import VIEWS, augment, draw_masks, draw_scans, draw_windows
+from semantoks.training.reading import Resident, Streamed, choose_residence, read_ahead
+from semantoks.training.views import VIEWS, augment, draw_masks, draw_scans, draw_starts
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
@@ -47,6 +49,24 @@ class Batch(NamedTuple):
     share: Share | None
 
 
+class Cut(NamedTuple):
+    """Which windows a step looks at.
+
+    Parameters
+    ----------
+    step : int
+        Optimizer steps done before.
+    scans : ndarray of shape (batch,)
+        Scans of the whole batch.
+    starts : ndarray of shape (batch, view)
+        First samples of their windows.
+    """
+
+    step: int
+    scans: NDArray[np.intp]
+    starts: NDArray[np.int64]
+
+
 class Batches:
     """Draws the batches of a run.
 
@@ -73,11 +93,17 @@ class Batches:
         ranks: Ranks = ALONE,
     ) -> None:
         self.share = ranks.share(plan.batch_size)
+        self.mine = slice(None) if self.share is None else slice(self.share.start, self.share.stop)
         self.store, self.configuration, self.plan = store, configuration, plan
         self.device = encoder.cls_token.device
         self.network_valid = encoder.network_valid(store.valid)
+        views, window = configuration.views, configuration.model.window
+        self.residence = choose_residence(views.residence, store, self.device)
+        resident = self.residence == "device"
+        self._ahead = 0 if resident else views.ahead
+        self._source = (Resident if resident else Streamed)(store, self.device, window)
 
-    def after(self, step: int) -> Iterator[Batch]:
+    def after(self, step: int) -> Generator[Batch, None, None]:
         """Draw the batches of all steps that are left.
 
         Parameters
@@ -90,34 +116,47 @@ class Batches:
         Batch
             What the next step sees.
         """
+        with closing(read_ahead(self._cuts(step), self._read, self._ahead)) as read:
+            for cut, windows in read:
+                yield self._draw(cut, windows)
+
+    def _cuts(self, step: int) -> Iterator[Cut]:
+        """Draw which windows the steps that are left look at."""
+        size, window = self.plan.batch_size, self.configuration.model.window
         for at in range(step, self.plan.steps):
             epoch, place = divmod(at, self.plan.steps_an_epoch)
             if place == 0 or at == step:
                 order = draw_scans(self.store.subject_codes, self._rng(_ORDER, epoch))
-            yield self._draw(order[place * self.plan.batch_size :][: self.plan.batch_size], at)
+            scans = order[place * size :][:size]
+            yield Cut(
+                at, scans, draw_starts(self.store.lengths[scans], window, self._rng(_WINDOWS, at))
+            )
 
-    def _draw(self, scans: NDArray[np.intp], step: int) -> Batch:
-        """Draw the windows and masks of a step."""
+    def _read(self, cut: Cut) -> Tensor:
+        """Read this process's part of the windows."""
+        scans = np.repeat(cut.scans[self.mine], VIEWS)
+        return self._source.read(scans, cut.starts[self.mine].ravel())
+
+    def _draw(self, cut: Cut, windows: Tensor) -> Batch:
+        """Augment the windows of a step and draw its masks."""
         config, share = self.configuration, self.share
-        rng = self._rng(_WINDOWS, step)
-        views = draw_windows(self.store, scans, window=config.model.window, rng=rng, share=share)
-        generator = self._generator(_AUGMENTATION, step)
-        views = augment(views.to(self.device), config.views, generator, share)
-        generator = self._generator(_MASKS, step)
+        views = windows.to(self.device, non_blocking=True).float().transpose(1, 2)
+        views = views.view(-1, VIEWS, *views.shape[1:])
+        views = augment(views, config.views, self._generator(_AUGMENTATION, cut.step), share)
+        generator = self._generator(_MASKS, cut.step)
         masked = torch.rand((), generator=generator, device=self.device)
-        mine = slice(None) if share is None else slice(share.start, share.stop)
-        absent = self._absent(scans, mine)
+        absent = self._absent(cut.scans)
         if masked >= config.masks.probability:
             return Batch(views, None, absent, share)
         networks = self.network_valid.shape[1]
         patches = config.model.window // config.model.patch
-        masks = draw_masks(len(scans), networks, patches, config.masks, generator)[mine]
+        masks = draw_masks(len(cut.scans), networks, patches, config.masks, generator)[self.mine]
         return Batch(views, masks, absent, share)
 
-    def _absent(self, scans: NDArray[np.intp], mine: slice) -> Tensor | None:
+    def _absent(self, scans: NDArray[np.intp]) -> Tensor | None:
         """Say which networks the scans of this process lack, if any of the batch lacks one."""
         valid = self.network_valid[scans]
-        return None if valid.all() else torch.from_numpy(~valid[mine]).to(self.device)
+        return None if valid.all() else torch.from_numpy(~valid[self.mine]).to(self.device)
 
     def health_views(self) -> tuple[Tensor, Tensor | None]:
         """Cut two windows, as far apart as can be, from up to 256 scans of different subjects.

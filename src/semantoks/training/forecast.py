@@ -50,6 +50,8 @@ class Forecast(NamedTuple):
         forward and backward, the teacher forward. Of matrix products, convolutions and attention.
     bytes_weights, bytes_gradients, bytes_optimizer : int
         Student and teacher, gradients, and both moments of AdamW.
+    bytes_series : int
+        The cohort, where it is on the device; 0 where it is streamed.
     bytes_activations : int
         What a step takes beyond that, measured.
     bytes_peak : int
@@ -77,6 +79,7 @@ class Forecast(NamedTuple):
     bytes_weights: int
     bytes_gradients: int
     bytes_optimizer: int
+    bytes_series: int
     bytes_activations: int
     bytes_peak: int
     seconds_a_step: float
@@ -146,6 +149,7 @@ def forecast(
         bytes_weights=size["weights"],
         bytes_gradients=size["gradients"],
         bytes_optimizer=size["optimizer"],
+        bytes_series=store.samples.nbytes if learner.batches.residence == "device" else 0,
         bytes_activations=max(peak - before - moving, 0),
         bytes_peak=peak,
         seconds_a_step=step,
@@ -185,10 +189,11 @@ def _batches_of_each_kind(learner: Learner) -> list[Batch]:
     probability = learner.configuration.masks.probability
     wanted = {hidden for hidden, p in ((True, probability), (False, 1 - probability)) if p > 0}
     found: dict[bool, Batch] = {}
-    for batch in learner.batches.after(0):
-        found.setdefault(batch.masks is not None, batch)
-        if found.keys() >= wanted:
-            break
+    with contextlib.closing(learner.batches.after(0)) as batches:
+        for batch in batches:
+            found.setdefault(batch.masks is not None, batch)
+            if found.keys() >= wanted:
+                break
     return list(found.values())
 
 
@@ -218,9 +223,9 @@ def _time_steps(learner: Learner, kinds: list[Batch], patience: float) -> list[l
 def _time_draw(learner: Learner) -> float:
     """Measure the seconds that drawing a batch takes."""
     began = time.perf_counter()
-    batch = next(learner.batches.after(0))
-    float(batch.views[0, 0, 0, 0])  # waits for the device
-    return time.perf_counter() - began
+    with contextlib.closing(learner.batches.after(0)) as batches:
+        float(next(batches).views[0, 0, 0, 0])  # waits for the device
+        return time.perf_counter() - began
 
 
 def _time(learner: Learner, batch: Batch, *, curriculum: float = 0.0) -> float:

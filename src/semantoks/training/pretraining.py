@@ -15,7 +15,7 @@ from torch import Tensor
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.training.batches import Batch
-from semantoks.training.config import Configuration, paper, to_yaml
+from semantoks.training.config import Configuration, paper, same_run, to_yaml
 from semantoks.training.distributed import ALONE, Ranks, join
 from semantoks.training.events import Progress, check_tensorboard, ignore
 from semantoks.training.learner import Learner
@@ -181,8 +181,17 @@ class Pretraining:
         self._describe("running", 0.0)
         if self.saved < 0:
             self._look()
-        with graceful_stop() as stopped, self._log() as log, kept_memory(self.device):
-            for batch in self.learner.batches.after(self.step):
+        with graceful_stop() as stopped:
+            self._go(began, progress, stopped)
+            return self._end(began)
+
+    def _go(
+        self, began: float, progress: Callable[[Progress], None], stopped: Callable[[], bool]
+    ) -> None:
+        """Do the steps that are left, or those until somebody asks to stop."""
+        batches = contextlib.closing(self.learner.batches.after(self.step))
+        with self._log() as log, kept_memory(self.device), batches as left:
+            for batch in left:
                 row = self._train(batch, began)
                 if self.step % self.configuration.logging.steps == 0 or self.step == row.steps:
                     log(row)
@@ -190,6 +199,9 @@ class Pretraining:
                 self._finish_epoch()
                 if self.ranks.any(stopped()):  # a signal may reach one process only
                     break
+
+    def _end(self, began: float) -> Run:
+        """Save what is not saved yet, and say how the run ended."""
         status = "finished" if self.step == self.plan.steps else "interrupted"
         if self.step > max(self.saved, 0):
             self._save()
@@ -273,7 +285,7 @@ class Pretraining:
         if self._was_killed_before_its_first_checkpoint():
             return
         content, self.damaged = load_checkpoint(self.folder)
-        if content["configuration"] != to_yaml(self.configuration):
+        if not same_run(content["configuration"], self.configuration):
             raise ConfigurationError(
                 f"the run in {self.folder} was started with another configuration. Resume it with "
                 f"--recipe {self.folder / 'config.yaml'}, or start another run."
@@ -295,7 +307,7 @@ class Pretraining:
         written = self.folder / "config.yaml"
         if any(self.folder.glob("checkpoints/step-*")) or not written.is_file():
             return False
-        return written.read_text(encoding="utf-8") == to_yaml(self.configuration)
+        return same_run(written.read_text(encoding="utf-8"), self.configuration)
 
     def _not_finite(self, total: float) -> str:
         """Say what to do about a loss that is not finite."""

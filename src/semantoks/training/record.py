@@ -172,6 +172,7 @@ class Record:
             "device": str(learner.device),
             "processes": learner.ranks.size,
             "precision": learner.precision,
+            "residence": learner.batches.residence,
             "parameters": sum(p.numel() for p in learner.model.student.parameters()),
             "versions": versions(),
         }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,9 +11,6 @@ from torch import Tensor
 from semantoks.errors import ConfigurationError
 from semantoks.objective.sharing import Share
 from semantoks.training.config import MasksConfig, ViewsConfig
-
-if TYPE_CHECKING:
-    from semantoks.data.store import Store
 
 VIEWS = 2
 
@@ -48,41 +43,27 @@ def draw_scans(
     return rng.permutation(shuffled[first])
 
 
-def draw_windows(
-    store: Store,
-    scans: NDArray[np.intp],
-    *,
-    window: int,
-    rng: np.random.Generator,
-    share: Share | None = None,
-) -> Float[Tensor, "batch view roi time"]:
-    """Draw two windows a scan, starts independent and uniform.
+def draw_starts(
+    lengths: Int[np.ndarray, "batch"], window: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw where the two windows of every scan begin, independent and uniform.
 
     Parameters
     ----------
-    store : Store
-        The cohort.
-    scans : ndarray of shape (batch,)
-        Scan indices.
+    lengths : ndarray of shape (batch,)
+        Samples of the scans.
     window : int
         Samples in a window.
     rng : Generator
         Source of randomness.
-    share : Share, optional
-        Which of the scans are read; starts are drawn for all.
 
     Returns
     -------
-    Tensor of shape (batch, view, roi, time)
-        Float32 windows.
+    ndarray of shape (batch, view)
+        First samples.
     """
-    both = np.repeat(scans, VIEWS)
-    starts = rng.integers(0, store.lengths[both] - window + 1)
-    if share is not None:
-        rows = slice(VIEWS * share.start, VIEWS * share.stop)
-        both, starts = both[rows], starts[rows]
-    windows = torch.from_numpy(store.windows(both, starts, window))
-    return windows.view(-1, VIEWS, *windows.shape[1:])
+    both = np.repeat(lengths, VIEWS)
+    return rng.integers(0, both - window + 1).reshape(-1, VIEWS)
 
 
 def augment(
