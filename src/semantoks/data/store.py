@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,14 +248,14 @@ class Store:
         import torch  # converts by the processor's own instructions; NumPy does not
 
         self._check_windows(scans, starts, length)
-        windows = torch.empty(len(scans), length, len(self.atlas))
+        windows = np.empty((len(scans), length, len(self.atlas)), dtype=np.float32)
         # By blocks: what was just copied is converted before it leaves the processor's cache.
         halves = np.empty((min(_BLOCK, len(scans)), *windows.shape[1:]), dtype=np.float16)
         for first in range(0, len(scans), _BLOCK):
-            block = windows[first : first + _BLOCK]
+            block = torch.from_numpy(windows[first : first + _BLOCK])
             self._copy(scans[first : first + _BLOCK], starts[first : first + _BLOCK], halves)
             block.copy_(torch.from_numpy(halves[: len(block)]))
-        return cast("NDArray[np.float32]", windows.numpy().transpose(0, 2, 1))
+        return windows.transpose(0, 2, 1)
 
     def stored_windows(
         self,
