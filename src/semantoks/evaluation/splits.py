@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ _QUANTILE_BINS = 10
 
 @dataclass(frozen=True)
 class Split:
-    """Which scans are learned from and which are predicted.
+    """Which scans are learned from, which are predicted, and which choices may be made on.
 
     Parameters
     ----------
@@ -33,6 +34,9 @@ class Split:
         Rows of the scans that are learned from.
     test : ndarray of int
         Rows of the scans that are predicted.
+    validation : ndarray of int
+        Rows of the scans that choices may be made on, such as a rate or when to stop; none by
+        default. Never rows of the test part.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Split:
     fold: str
     train: NDArray[np.intp]
     test: NDArray[np.intp]
+    validation: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
 
     def __str__(self) -> str:
         return f"{self.name} split, repeat {self.repeat}, fold {self.fold}"
@@ -176,8 +181,8 @@ def check_split(split: Split, subjects: ArrayLike, classes: ArrayLike | None = N
     Raises
     ------
     InputError
-        If a part is empty, a row repeats or does not exist, a subject is in both parts, or the
-        training part holds one class only.
+        If training or test part is empty, a row repeats or does not exist, a subject is in two
+        parts, or the training part holds one class only.
 
     Examples
     --------
@@ -188,7 +193,7 @@ def check_split(split: Split, subjects: ArrayLike, classes: ArrayLike | None = N
     semantoks.errors.InputError: mine split, repeat 0, fold 0 leaks: 1 subject(s) are in both ...
     """
     subjects = np.asarray(subjects)
-    rows = np.concatenate([split.train, split.test])
+    rows = np.concatenate([split.train, split.validation, split.test])
     if not len(split.train) or not len(split.test):
         raise InputError(
             f"{split} has {len(split.train)} scans to learn from and {len(split.test)} to test; "
@@ -198,12 +203,14 @@ def check_split(split: Split, subjects: ArrayLike, classes: ArrayLike | None = N
         raise InputError(f"{split} leaks: a scan occurs more than once in its parts.")
     if rows.min() < 0 or rows.max() >= len(subjects):
         raise InputError(f"{split} names row {rows.max()}, but there are {len(subjects)} scans.")
-    shared = np.intersect1d(subjects[split.train], subjects[split.test])
-    if len(shared):
-        raise InputError(
-            f"{split} leaks: {len(shared)} subject(s) are in both the training and the test part, "
-            f"the first is {str(shared[0])!r}. Keep all scans of a person in one part."
-        )
+    parts = {"training": split.train, "validation": split.validation, "test": split.test}
+    for (one, a), (other, b) in combinations(parts.items(), 2):
+        shared = np.intersect1d(subjects[a], subjects[b])
+        if len(shared):
+            raise InputError(
+                f"{split} leaks: {len(shared)} subject(s) are in both the {one} and the {other} "
+                f"part, the first is {str(shared[0])!r}. Keep all scans of a person in one part."
+            )
     if classes is not None and len(np.unique(np.asarray(classes)[split.train])) < 2:
         raise InputError(
             f"{split}: all scans to learn from are of one class, so that nothing can be learned. "
