@@ -13,7 +13,16 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.metrics import METRICS, auc, balanced_accuracy, interval, mae, r2
+from semantoks.evaluation.metrics import (
+    METRICS,
+    auc,
+    balanced_accuracy,
+    f1,
+    interval,
+    mae,
+    pearson_r,
+    r2,
+)
 from semantoks.evaluation.ridge import fit_ridge
 from semantoks.evaluation.splits import Kind, Split, check_split
 
@@ -152,7 +161,8 @@ def score_predictions(
     """Score out-of-fold predictions, with intervals over draws of subjects or of folds.
 
     A metric is computed once a repeat, on the predictions of all of its folds together, and
-    averaged over repeats; the area under the curve counts only pairs of scans of one fold. The
+    averaged over repeats; the area under the curve counts only pairs of scans of one fold, and
+    Pearson's r centres each fold. The
     interval is that of the draws of all repeats together: it tells how much the score depends on
     which people were tested and on how they were divided. The models are not fitted anew in a
     draw. Where subjects are divided once only, draws of subjects know nothing of the division, so
@@ -244,7 +254,9 @@ def _metric(
     """Compute one metric by its name."""
     if name == "auc":
         return auc(truth, score, weights, folds)
-    metric = {"balanced_accuracy": balanced_accuracy, "r2": r2, "mae": mae}[name]
+    if name == "pearson_r":
+        return pearson_r(truth, prediction, weights, folds)
+    metric = {"balanced_accuracy": balanced_accuracy, "f1": f1, "r2": r2, "mae": mae}[name]
     return metric(truth, prediction, weights)
 
 
