@@ -129,7 +129,9 @@ def same_series(
             if correlation >= alike:
                 pairs[a, b] = (correlation, shift)
     return tuple(
-        SameSeries((names[a], names[b]), (subjects[a], subjects[b]), *pairs[a, b])
+        SameSeries(
+            (str(names[a]), str(names[b])), (str(subjects[a]), str(subjects[b])), *pairs[a, b]
+        )
         for a, b in sorted(pairs)
     )
 
