@@ -36,5 +36,11 @@ def test_classes_are_compared_one_to_one():
     assert not is_target(pd.Series(np.zeros(60)), truth)
 
 
+def test_sites_of_which_two_were_merged_are_the_same_sites():
+    scanner = np.random.default_rng(0).integers(0, 20, 1000)
+    assert is_target(pd.Series(np.maximum(scanner, 1)), scanner)
+    assert not is_target(pd.Series(scanner // 4), scanner)
+
+
 def test_a_number_is_not_a_target_with_two_classes_though_it_tells_them_apart(age):
     assert not is_target(pd.Series(age), (age > 30).astype(int))

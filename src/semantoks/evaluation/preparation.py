@@ -9,12 +9,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.errors import InputError
 
 SAME_QUANTITY: Final = 0.99
 """Rank correlation from which two columns of numbers are taken for one quantity."""
+SAME_CLASSES: Final = 0.95
+"""Adjusted mutual information from which two columns of classes are taken for one."""
 
 
 class Preparation(Protocol):
@@ -119,9 +122,9 @@ def is_target(column: pd.Series[Any], truth: ArrayLike) -> bool:
     Returns
     -------
     bool
-        Of two numbers with many values: whether their ranks correlate by .99 or more. Otherwise:
-        whether each value of the column belongs to one value of the target, and the reverse, and
-        values repeat. Scans without a value in the column do not count.
+        Of two numbers: whether their ranks correlate by .99 or more. Of values that repeat: whether
+        each value of the column belongs to one value of the target, and the reverse, but for a few
+        (adjusted mutual information of .95). Scans without a value in the column do not count.
 
     Examples
     --------
@@ -138,8 +141,8 @@ def is_target(column: pd.Series[Any], truth: ArrayLike) -> bool:
     target_code, targets = pd.factorize(truth)
     if len(found) < 2 or len(targets) < 2:
         return False
-    pairs = len(set(zip(code.tolist(), target_code.tolist(), strict=True)))
-    if 2 * len(found) <= len(values) and pairs == len(found) == len(targets):
+    repeats = 2 * max(len(found), len(targets)) <= len(values)
+    if repeats and adjusted_mutual_info_score(target_code, code) >= SAME_CLASSES:
         return True
     numeric = all(pd.api.types.is_numeric_dtype(x) for x in (values, pd.Series(truth)))
     if not numeric or len(targets) < 3 or len(found) < 3:
