@@ -1,10 +1,24 @@
 """The command line: a verb a stage, a file a verb."""
 
-from semantoks.cli import demo, embed, info, models, prepare, pretrain, probe, report
+from semantoks.cli import (
+    ablate,
+    decode,
+    demo,
+    embed,
+    info,
+    models,
+    prepare,
+    pretrain,
+    probe,
+    report,
+    scale,
+)
 from semantoks.cli.application import app, main, run
 
 __all__ = [
+    "ablate",
     "app",
+    "decode",
     "demo",
     "embed",
     "info",
@@ -15,4 +29,5 @@ __all__ = [
     "probe",
     "report",
     "run",
+    "scale",
 ]
