@@ -32,6 +32,7 @@ __all__ = [
     "Scaling",
     "Score",
     "cross_validated_predictions",
+    "fold_metric",
     "predictions_of_folds",
     "score_predictions",
 ]
@@ -299,6 +300,28 @@ def score_predictions(
         value = float(np.mean(known)) if known else float("nan")
         scores[name] = Score(value, *interval(pooled), pooled)
     return scores
+
+
+def fold_metric(name: str, truth: NDArray[Any], fold: FoldPrediction) -> float:
+    """Compute a metric on the test part of one split.
+
+    Parameters
+    ----------
+    name : str
+        A metric of `METRICS`.
+    truth : ndarray of shape (scan,)
+        Codes of the classes, or values, of all scans that the split counts.
+    fold : FoldPrediction
+        What was predicted.
+
+    Returns
+    -------
+    float
+        The metric; NaN where it is not defined.
+    """
+    test = fold.split.test
+    folds = np.zeros(len(test), dtype=np.intp)
+    return float(_metric(name, truth[test], fold.prediction, fold.score, None, folds))
 
 
 def _metric(
