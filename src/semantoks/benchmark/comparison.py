@@ -80,6 +80,7 @@ def compare(
     classifier: Classifier = "ridge",
     n_draws: int = 1000,
     connectivity: NDArray[np.floating[Any]] | None = None,
+    reference: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Predict a target from each embedding, from connectivity and from nothing, on the same splits.
@@ -109,6 +110,9 @@ def compare(
         or site splits), of folds and then of subjects in them.
     connectivity : ndarray of shape (scan, edge), optional
         What `connectivity_features` returned for the store, if it is there already.
+    reference : str, optional
+        One of the embeddings, which all others are held against too: columns reference and
+        reference_difference, reference_difference_low, reference_difference_high.
     progress : callable, optional
         Called with the number of methods that are done and the number of all.
 
@@ -126,6 +130,11 @@ def compare(
         If an option has an unknown value.
     """
     _check_names(embeddings)
+    if reference is not None and reference not in embeddings:
+        raise ConfigurationError(
+            f"there are no embeddings {reference!r} to hold others against; there are "
+            f"{', '.join(embeddings)}."
+        )
     task = read_task(store.scans, target, kind)
     scans = store.scans.iloc[task.rows].reset_index(drop=True)
     features = {name: align(store, name, e)[task.rows] for name, e in embeddings.items()}
@@ -157,7 +166,7 @@ def compare(
         },
     }
     return Comparison(
-        table=score_table(scores, settings),
+        table=score_table(scores, settings, reference),
         predictions=prediction_table(predicted, task, scans),
         splits=table,
         settings=settings,
