@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.metrics import balanced_accuracy, mae
@@ -147,6 +148,28 @@ class TargetCoding:
         if self.kind == "classification":
             return np.array([-float(balanced_accuracy(truth, guess)) for guess in guesses])
         return np.array([float(mae(truth, guess)) for guess in guesses])
+
+    def surprise(self, truth: NDArray[Any], outputs: NDArray[np.float64]) -> float:
+        """Measure what decides between candidates that choices take for equal.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (scan,)
+            Codes of classes, or values, of the validation part.
+        outputs : ndarray of shape (scan, output)
+            Logits, or standardised values.
+
+        Returns
+        -------
+        float
+            Mean cross-entropy over the scans whose class was learned from, or mean absolute error.
+        """
+        if self.kind == "regression":
+            return float(mae(truth, self.predict(outputs)))
+        seen = np.isin(truth, self.classes)
+        chance = log_softmax(outputs[seen], axis=1)
+        own = self.encode(np.asarray(truth)[seen])
+        return float(-chance[np.arange(len(own)), own].mean()) if len(own) else 0.0
 
     def weigh(self, truth: NDArray[Any], class_weight: ClassWeight) -> NDArray[np.float64]:
         """Weigh the scans of the training part.
