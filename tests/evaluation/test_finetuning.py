@@ -95,7 +95,7 @@ def test_target_of_test_scans_is_not_looked_at(cohort, encoder):
     for part in (cohort.split.train, cohort.split.validation):
         broken = cohort.values.copy()
         broken[part[0]] = np.nan
-        with pytest.raises(InputError, match="the target of 1 of .* is not known"):
+        with pytest.raises(InputError, match=r"the target of 1 of .* is not known"):
             tuned(cohort, encoder, broken, "regression")
 
 
