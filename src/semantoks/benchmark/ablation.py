@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import pandas as pd
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.comparison import Comparison, compare
+from semantoks.benchmark.tasks import kept_scans
 from semantoks.benchmark.variants import Say, Variant, describe_by, write_request
+from semantoks.data.selection import select_scans
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, nearest
 from semantoks.evaluation.embedding_file import Embeddings
@@ -84,6 +87,7 @@ def ablate(
     n_folds: int = 5,
     repeats: int = 5,
     n_draws: int = 1000,
+    leave_out: Sequence[str] = (),
     say: Say = lambda _: None,
 ) -> Ablation:
     """Pretrain the method and the method without a part, and probe all on the same splits.
@@ -112,6 +116,8 @@ def ablate(
         Repeated folds of subjects, or one site left out at a time.
     n_folds, repeats, n_draws : int
         Of the comparison.
+    leave_out : sequence of str
+        Names of scans that take no part.
     say : callable
         Told what is done.
 
@@ -128,6 +134,8 @@ def ablate(
         If the folder holds something else, or a target cannot be used.
     """
     names = tuple(dict.fromkeys((FULL, *names)))
+    if leave_out:
+        store = select_scans(store, np.flatnonzero(kept_scans(store, leave_out)))
     _check_names(names, targets, seeds)
     request = {
         "store": store.fingerprint,

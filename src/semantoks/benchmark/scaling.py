@@ -14,6 +14,7 @@ from scipy import stats
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.comparison import Comparison, compare
+from semantoks.benchmark.tasks import kept_scans
 from semantoks.benchmark.variants import Say, Variant, describe_by, write_request
 from semantoks.data.selection import Selection, select_scans
 from semantoks.data.store import Store
@@ -87,6 +88,7 @@ def scale(
     n_folds: int = 5,
     repeats: int = 5,
     n_draws: int = 1000,
+    leave_out: Sequence[str] = (),
     say: Say = lambda _: None,
 ) -> Scaling:
     """Pretrain on nested parts of a cohort, and probe people that none of them has seen.
@@ -118,6 +120,8 @@ def scale(
         Windows a scan.
     n_folds, repeats, n_draws : int
         Of the comparison, among the people that were kept.
+    leave_out : sequence of str
+        Names of scans that take no part.
     say : callable
         Told what is done.
 
@@ -134,6 +138,8 @@ def scale(
         If the folder holds something else, or a part is too small.
     """
     _check(shares, seeds, targets, held_out)
+    if leave_out:
+        store = select_scans(store, np.flatnonzero(kept_scans(store, leave_out)))
     request = {
         "store": store.fingerprint,
         "recipe": configuration.model_dump(mode="json"),

@@ -2,6 +2,7 @@
 
 from semantoks.cli import (
     ablate,
+    audit,
     decode,
     demo,
     embed,
@@ -20,6 +21,7 @@ from semantoks.cli.application import app, main, run
 __all__ = [
     "ablate",
     "app",
+    "audit",
     "decode",
     "demo",
     "embed",

@@ -25,6 +25,7 @@ def ablate(
     splits: Literal["subject", "site"] = "subject",
     folds: int = 5,
     repeats: int = 5,
+    leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
     """Pretrain the method and the method without a part, and probe all on the same splits.
@@ -55,6 +56,8 @@ def ablate(
         subject: repeated folds of subjects; site: one site left out at a time.
     folds, repeats : int
         Folds, and how often subjects are divided anew.
+    leave_out : list of str
+        Scans that take no part; may be given many times.
     output : Output
         How to speak.
     """
@@ -76,6 +79,7 @@ def ablate(
         splits=splits,
         n_folds=folds,
         repeats=repeats,
+        leave_out=tuple(leave_out or ()),
         say=output.say,
     )
     for comparison in ablation.comparisons:

@@ -26,6 +26,7 @@ def scale(
     features: str = "mean+cls",
     folds: int = 5,
     repeats: int = 5,
+    leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
     """Pretrain on nested parts of a cohort, and probe people that none of them has seen.
@@ -58,6 +59,8 @@ def scale(
         What is read out, as for embed.
     folds, repeats : int
         Folds, and how often subjects are divided anew.
+    leave_out : list of str
+        Scans that take no part; may be given many times.
     output : Output
         How to speak.
     """
@@ -79,6 +82,7 @@ def scale(
         features=features,
         n_folds=folds,
         repeats=repeats,
+        leave_out=tuple(leave_out or ()),
         say=output.say,
     )
     for comparison in scaling.comparisons:
