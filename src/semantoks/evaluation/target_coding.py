@@ -262,7 +262,8 @@ def choice_of(split: Split) -> ChoiceSplit:
     if not len(split.validation):
         raise InputError(
             f"{split} has no validation part, on which this method chooses its rate or its epoch. "
-            "RandomSubjectSplits makes splits with one; closed-form probes need none."
+            "RandomSubjectSplits makes splits with one, and other splitters do if they are given a "
+            "share for it (validation=0.2); closed-form probes need none."
         )
     return split.for_choice()
 
