@@ -9,10 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from semantoks.errors import ConfigurationError, InputError, nearest
 
@@ -78,16 +74,17 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
         check_columns(scans, self.columns)
         self.texts_ = [c for c in self.columns if c in self.categorical or not is_number(scans[c])]
         self.numbers_ = [c for c in self.columns if c not in self.texts_]
-        table = self._table(scans)
-        self.categories_ = {c: set(table[c]) for c in self.texts_}
-        numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-        texts = make_pipeline(
-            SimpleImputer(missing_values="", strategy="most_frequent", keep_empty_features=True),
-            OneHotEncoder(handle_unknown="ignore", sparse_output=False),
-        )
-        self.encoder_ = ColumnTransformer(
-            [("numbers", numbers, self.numbers_), ("texts", texts, self.texts_)]
-        ).fit(table)
+        numbers = _numbers(scans, self.numbers_)
+        known = np.isfinite(numbers)
+        self.means_ = np.where(known, numbers, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        spread = np.where(known, numbers, self.means_).std(axis=0)
+        self.deviations_ = np.where(spread > 0, spread, 1.0)
+        self.categories_, self.most_frequent_ = {}, {}
+        for column in self.texts_:
+            texts = as_text(scans[column])
+            values, counts = np.unique(texts[texts != ""].astype(str), return_counts=True)
+            self.categories_[column] = values
+            self.most_frequent_[column] = values[counts.argmax()] if len(values) else ""
         return self
 
     def transform(self, scans: pd.DataFrame) -> NDArray[np.float64]:
@@ -109,21 +106,30 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
             If a column is absent, or a category is new and new ones are refused.
         """
         check_columns(scans, self.columns)
-        table = self._table(scans)
-        for column in self.texts_ if self.unseen == "refuse" else ():
-            new = sorted(set(table[column]) - self.categories_[column] - {""})
-            if new:
-                raise InputError(
-                    f"{len(new)} value(s) of column {column!r} were not in the training part, the "
-                    f"first is {new[0]!r}: what it does to the features is not known. Use splits "
-                    "that have every value on both sides, or leave these scans out."
-                )
-        return np.asarray(self.encoder_.transform(table), dtype=np.float64)
+        numbers = _numbers(scans, self.numbers_)
+        filled = np.where(np.isfinite(numbers), numbers, self.means_)
+        parts = [(filled - self.means_) / self.deviations_]
+        for column in self.texts_:
+            texts = as_text(scans[column])
+            self._check_seen(column, texts)
+            texts = np.where(texts == "", self.most_frequent_[column], texts)
+            parts.append(texts[:, None] == self.categories_[column][None, :])
+        return np.hstack(parts).astype(np.float64)
 
-    def _table(self, scans: pd.DataFrame) -> pd.DataFrame:
-        """Return numbers as floats, categories as text, empty where missing."""
-        parts = {c: pd.to_numeric(scans[c]).astype(np.float64) for c in self.numbers_}
-        return pd.DataFrame(parts | {c: as_text(scans[c]) for c in self.texts_}, scans.index)
+    def _check_seen(self, column: str, texts: NDArray[Any]) -> None:
+        """Refuse categories that were not fitted on, if they are to be refused."""
+        new = sorted({*texts} - {*self.categories_[column]} - {""})
+        if new and self.unseen == "refuse":
+            raise InputError(
+                f"{len(new)} value(s) of column {column!r} were not in the training part, the "
+                f"first is {new[0]!r}: what it does to the features is not known. Use splits "
+                "that have every value on both sides, or leave these scans out."
+            )
+
+
+def _numbers(scans: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Return columns of numbers, shape (scan, column), NaN where missing."""
+    return scans[list(columns)].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def as_text(column: pd.Series[Any]) -> NDArray[Any]:
