@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -48,6 +48,31 @@ class FoldPrediction:
     score: Matrix
     penalty: float = float("nan")
     chosen: Mapping[str, float] = field(default_factory=dict)
+
+
+def learning_from_both(split: Split) -> Split:
+    """Join training and validation part, for models that choose inside of what they learn from.
+
+    Parameters
+    ----------
+    split : Split
+        A split with or without a validation part.
+
+    Returns
+    -------
+    Split
+        The same test part, and no validation part.
+
+    Examples
+    --------
+    >>> split = Split("mine", 0, "0", np.array([0, 3]), np.array([1]), validation=np.array([2]))
+    >>> learning_from_both(split).train
+    array([0, 2, 3])
+    """
+    if not len(split.validation):
+        return split
+    both = np.sort(np.concatenate([split.train, split.validation]))
+    return replace(split, train=both, validation=split.validation[:0])
 
 
 def predict_fold(

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.linear import FoldPrediction
+from semantoks.evaluation.linear import FoldPrediction, learning_from_both
 from semantoks.evaluation.metrics import balanced_accuracy, mae
 from semantoks.evaluation.splits import Kind, Split, check_split
 from semantoks.evaluation.target_coding import check_known
@@ -84,7 +84,7 @@ def neighbour_predictions(
     folds = []
     for split in splits:
         check_split(split, subjects, truth if kind == "classification" else None)
-        rows = np.sort(np.concatenate([split.train, split.validation]))
+        rows = np.sort(learning_from_both(split).train)
         check_known(truth[rows], kind, str(split))
         known = _Known(features[rows], truth[rows], subjects[rows], kind, n_classes)
         best = _choose_number(known, sorted(set(numbers)), split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.linear import Classifier, FoldPrediction, Scaling, predict_fold
+from semantoks.evaluation.linear import (
+    Classifier,
+    FoldPrediction,
+    Scaling,
+    learning_from_both,
+    predict_fold,
+)
 from semantoks.evaluation.metrics import (
     METRICS,
     auc,
@@ -76,7 +82,9 @@ def cross_validated_predictions(
     """Predict the test part of every split from its training part.
 
     Preparation, scaling, penalty and weights are fitted in the training part alone; the penalty is
-    chosen by leaving out subjects of it. Classes weigh equally. Every split is checked first.
+    chosen by leaving out subjects of it, the strongest of equally good ones. A validation part is
+    not needed for any choice here: its scans are learned from like those of the training part.
+    Classes weigh equally. Every split is checked first.
 
     Parameters
     ----------
@@ -162,11 +170,14 @@ def predictions_of_folds(
 ) -> tuple[FoldPrediction, ...]:
     """Predict the test part of every split from features that depend on the split.
 
+    Validation parts are learned from like training parts.
+
     Parameters
     ----------
     describe : callable
-        Takes a split; returns the features of its training part, shape (train, feature), and those
-        of its test part, shape (test, feature), of which nothing may have been learned.
+        Takes a split whose training part holds the validation part; returns the features of its
+        training part, shape (train, feature), and those of its test part, shape (test, feature), of
+        which nothing may have been learned.
     truth : ndarray of shape (scan,)
         Codes of the classes (0, 1, ...), or values.
     splits : sequence of Split
@@ -200,18 +211,20 @@ def predictions_of_folds(
         raise InputError(f"{len(truth)} true values came with {len(subjects)} subjects.")
     for split in splits:
         check_split(split, subjects, truth if kind == "classification" else None)
-    return tuple(
-        predict_fold(
-            split,
-            *describe(split),
+    folds = []
+    for split in splits:
+        both = learning_from_both(split)
+        fold = predict_fold(
+            both,
+            *describe(both),
             truth,
             subjects,
             kind=kind,
             classifier=classifier,
             scaling=scaling,
         )
-        for split in splits
-    )
+        folds.append(replace(fold, split=split))
+    return tuple(folds)
 
 
 def score_predictions(
