@@ -137,7 +137,7 @@ def test_regression_has_true_r2_and_counts_missing_values(store, noise):
     rows = found.predictions[found.predictions["method"] == "noise"]
     expected = [r2_score(part["truth"], part["prediction"]) for _, part in rows.groupby("repeat")]
     assert row(found, "noise", "r2")["value"] == pytest.approx(np.mean(expected))
-    assert set(found.table["metric"]) == {"r2", "mae"}
+    assert set(found.table["metric"]) == {"r2", "mae", "pearson_r"}
 
 
 def test_one_site_is_left_out_at_a_time(store, planted):
@@ -266,7 +266,8 @@ def test_terminal_table_fits_80_columns_and_says_it_all(store, planted, comparis
         assert "…" not in text
         for _, line in shown.table.iterrows():
             assert line["method"] in text
-            assert f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" in text
+            number = f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+            assert (number if np.isfinite(line["value"]) else "not defined") in text
     assert "mae (lower is better)" in text
     assert "72 scans of 54 subjects, 8 without the target" in text
 

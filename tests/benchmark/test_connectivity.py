@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from sklearn.covariance import ledoit_wolf
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features, fisher_z
+from semantoks.errors import ConfigurationError
 
 LOWER = np.tril_indices(8, -1)
 
@@ -47,3 +50,28 @@ def test_progress_counts_scans(store):
     connectivity_features(store, progress=lambda done, of: calls.append((done, of)))
     assert calls[-1] == (len(store), len(store))
     assert len(calls) == len(store)
+
+
+def test_partial_edges_are_those_of_the_precision_of_rois_with_signal(store):
+    edges = connectivity_features(store, kind="partial")
+    precision = np.linalg.inv(ledoit_wolf(store.series(0)[:7].T.astype(np.float64))[0])
+    scale = np.sqrt(np.diag(precision))
+    expected = np.arctanh(-precision / np.outer(scale, scale) * (1 - np.eye(7)))
+    last = LOWER[0] == 7
+    np.testing.assert_allclose(edges[0, ~last], expected[np.tril_indices(7, -1)], atol=1e-5)
+    assert (edges[0, last] == 0).all()
+
+
+def test_partial_correlation_leaves_out_what_a_third_roi_explains():
+    random = np.random.default_rng(0)
+    middle = random.standard_normal(4000)
+    series = np.stack([middle + random.standard_normal(4000), middle, middle])
+    series[2] += random.standard_normal(4000)
+    assert fisher_z(series)[0, 2] > 0.4
+    assert abs(fisher_z(series, kind="partial")[0, 2]) < 0.05
+    assert fisher_z(series, kind="partial")[0, 1] > 0.4
+
+
+def test_unknown_edges_are_refused():
+    with pytest.raises(ConfigurationError, match="not 'tangent'"):
+        fisher_z(np.zeros((3, 10)), kind="tangent")

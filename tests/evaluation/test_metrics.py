@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import pearsonr
 from sklearn import metrics as reference
 
 from semantoks.errors import InputError
@@ -11,8 +12,10 @@ from semantoks.evaluation.metrics import (
     auc,
     balanced_accuracy,
     bootstrap_weights,
+    f1,
     interval,
     mae,
+    pearson_r,
     r2,
 )
 
@@ -119,6 +122,54 @@ def test_r2_is_not_a_squared_correlation():
     biased = 3 * truth + 5
     assert np.corrcoef(truth, biased)[0, 1] == pytest.approx(1)
     assert float(r2(truth, biased)) < -10
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_f1_is_sklearns_on_repeated_scans(random, weights, n_classes):
+    truth = random.integers(0, n_classes, 80)
+    prediction = np.where(random.random(80) < 0.5, truth, random.integers(0, n_classes + 1, 80))
+    expected = [
+        reference.f1_score(
+            *(np.repeat(x, w.astype(int)) for x in (truth, prediction)), average="macro"
+        )
+        for w in weights
+    ]
+    np.testing.assert_allclose(f1(truth, prediction, weights), expected)
+    np.testing.assert_allclose(
+        f1(truth, prediction), reference.f1_score(truth, prediction, average="macro")
+    )
+
+
+def test_pearson_r_is_scipys_on_repeated_scans(random, weights):
+    truth = 1e4 + random.standard_normal(80)
+    prediction = 0.5 * truth + random.standard_normal(80)
+    expected = [
+        pearsonr(*(np.repeat(x, w.astype(int)) for x in (truth, prediction))).statistic
+        for w in weights
+    ]
+    np.testing.assert_allclose(pearson_r(truth, prediction, weights), expected)
+    np.testing.assert_allclose(pearson_r(truth, prediction), pearsonr(truth, prediction).statistic)
+
+
+def test_pearson_r_within_folds_is_that_of_centred_folds(random, weights):
+    truth, prediction = random.standard_normal(80), random.standard_normal(80)
+    folds = np.arange(80) // 27
+    prediction -= 5 * np.array([truth[folds == k].mean() for k in range(3)])[folds]
+    for w, found in zip(weights, pearson_r(truth, prediction, weights, folds), strict=True):
+        x, y, k = (np.repeat(v, w.astype(int)) for v in (truth, prediction, folds))
+        for fold in range(3):
+            x[k == fold] -= x[k == fold].mean()
+            y[k == fold] -= y[k == fold].mean()
+        assert found == pytest.approx(pearsonr(x, y).statistic)
+    assert float(pearson_r(truth, prediction)) < float(pearson_r(truth, prediction, folds=folds))
+
+
+def test_pearson_r_of_constant_predictions_is_undefined():
+    truth = np.arange(6.0)
+    assert np.isnan(pearson_r(truth, np.full(6, 0.1)))
+    of_folds = np.repeat([1.1, 2.2], 3)
+    assert np.isnan(pearson_r(truth, of_folds, folds=np.repeat([0, 1], 3)))
+    assert np.isfinite(pearson_r(truth, of_folds))
 
 
 def test_metrics_are_undefined_where_a_draw_leaves_nothing_to_compare():

@@ -108,6 +108,15 @@ def test_total_is_the_weighted_sum(model: Distillation) -> None:
     torch.testing.assert_close(plain.total, -plain.compression - plain.expansion)
 
 
+def test_the_cls_term_can_be_left_out() -> None:
+    encoder = SemantoksEncoder(ATLAS, dim=32, depth=1, head_dim=16, window=40)
+    model = Distillation(encoder, Head(32, hidden_dim=32, output_dim=16), cls_weight=0.0)
+    terms = model(torch.randn(6, 2, 15, 40), masks())
+    assert terms.token is not None
+    torch.testing.assert_close(terms.total, 0.5 * terms.token)
+    assert torch.isfinite(terms.compression)
+
+
 def test_absent_networks_reach_no_term(model: Distillation) -> None:
     absent = torch.zeros(6, 3, dtype=torch.bool)
     absent[2, 0] = True

@@ -39,6 +39,18 @@ def test_decay_momentum_and_curriculum() -> None:
     assert at(1000).weight_decay == pytest.approx(0.3)
 
 
+def test_the_network_summary_term_may_stay() -> None:
+    kept = schedule(
+        999,
+        steps=1000,
+        steps_an_epoch=10,
+        batch_size=512,
+        optimization=OptimizationConfig(),
+        objective=ObjectiveConfig(summary_schedule="constant"),
+    )
+    assert kept.curriculum == 1.0
+
+
 def test_no_warmup_no_division_by_zero() -> None:
     assert at(0, warmup_epochs=0).learning_rate == pytest.approx(1.4e-3)
 

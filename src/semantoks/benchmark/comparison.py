@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,7 +17,7 @@ from semantoks.benchmark.alignment import align
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.baselines.dummy import dummy_predictions
 from semantoks.benchmark.layout import prediction_table, score_table
-from semantoks.benchmark.tasks import Task, read_task
+from semantoks.benchmark.tasks import Task, kept_scans, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding_file import Embeddings
@@ -29,6 +29,7 @@ from semantoks.evaluation.probe import (
     score_predictions,
 )
 from semantoks.evaluation.ridge import rotate
+from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.split_table import splits_record, splits_table
 from semantoks.evaluation.splits import (
     Split,
@@ -80,6 +81,8 @@ def compare(
     classifier: Classifier = "ridge",
     n_draws: int = 1000,
     connectivity: NDArray[np.floating[Any]] | None = None,
+    reference: str | None = None,
+    leave_out: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Predict a target from each embedding, from connectivity and from nothing, on the same splits.
@@ -109,6 +112,11 @@ def compare(
         or site splits), of folds and then of subjects in them.
     connectivity : ndarray of shape (scan, edge), optional
         What `connectivity_features` returned for the store, if it is there already.
+    reference : str, optional
+        One of the embeddings, which all others are held against too: columns reference and
+        reference_difference, reference_difference_low, reference_difference_high.
+    leave_out : sequence of str
+        Names of scans that take no part.
     progress : callable, optional
         Called with the number of methods that are done and the number of all.
 
@@ -120,13 +128,21 @@ def compare(
     Raises
     ------
     InputError
-        If the target cannot be used, embeddings do not belong to the store, or no splits can be
-        made.
+        If the target cannot be used, embeddings do not belong to the store, no splits can be made,
+        or a recording stands under the names of two people.
     ConfigurationError
         If an option has an unknown value.
     """
     _check_names(embeddings)
-    task = read_task(store.scans, target, kind)
+    if reference is not None and reference not in embeddings:
+        raise ConfigurationError(
+            f"there are no embeddings {reference!r} to hold others against; there are "
+            f"{', '.join(embeddings)}."
+        )
+    kept = kept_scans(store, leave_out)
+    task = read_task(store.scans[kept], target, kind)
+    task = replace(task, rows=np.flatnonzero(kept)[task.rows])
+    check_people(store, list(store.scans["scan"].iloc[task.rows].astype(str)))
     scans = store.scans.iloc[task.rows].reset_index(drop=True)
     features = {name: align(store, name, e)[task.rows] for name, e in embeddings.items()}
     made = _make_splits(scans, task, splits, site_column, n_folds, repeats, seed)
@@ -135,7 +151,7 @@ def compare(
         raise InputError(f"connectivity of {len(edges)} scans came for {len(store)} scans.")
     features[CONNECTIVITY] = rotate(edges[task.rows])
     predicted = _predict(features, task, made, subjects_of(scans), classifier, progress)
-    weights = _draw_weights(made, subjects_of(scans), n_draws, seed)
+    weights = draw_weights(made, subjects_of(scans), n_draws, seed)
     scores = {
         name: score_predictions(folds, task.truth, weights, kind=task.kind)
         for name, folds in predicted.items()
@@ -143,6 +159,7 @@ def compare(
     table = splits_table(made, list(scans["scan"]))
     settings = {
         **_facts(store, task, made, table, scans),
+        "leave_out": list(leave_out),
         "splits": splits,
         "site_column": site_column if splits == "site" else None,
         "seed": seed,
@@ -157,7 +174,7 @@ def compare(
         },
     }
     return Comparison(
-        table=score_table(scores, settings),
+        table=score_table(scores, settings, reference),
         predictions=prediction_table(predicted, task, scans),
         splits=table,
         settings=settings,
@@ -202,6 +219,33 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     return folder
 
 
+def draw_weights(
+    splits: Sequence[Split], subjects: NDArray[Any], n_draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Draw subjects; if they are divided once only, draw folds and then subjects in them.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+        The splits that are scored.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+    n_draws, seed : int
+        How many draws, and their seed.
+
+    Returns
+    -------
+    ndarray of shape (draw, scan)
+        How often each scan was drawn.
+    """
+    if _n_repeats(splits) > 1:
+        return bootstrap_weights(subjects, n_draws, seed)
+    folds = np.zeros(len(subjects), dtype=np.int64)
+    for k, split in enumerate(splits):
+        folds[split.test] = k
+    return bootstrap_weights(subjects, n_draws, seed, folds)
+
+
 def _check_names(embeddings: Mapping[str, Embeddings]) -> None:
     """Refuse the names of the baselines."""
     taken = [name for name in embeddings if name in (CONNECTIVITY, DUMMY)]
@@ -228,18 +272,6 @@ def _make_splits(
         raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
     labels = task.name(task.truth)
     return subject_folds(scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed)
-
-
-def _draw_weights(
-    splits: Sequence[Split], subjects: NDArray[Any], n_draws: int, seed: int
-) -> NDArray[np.float64]:
-    """Draw subjects; if they are divided once only, draw folds and then subjects in them."""
-    if _n_repeats(splits) > 1:
-        return bootstrap_weights(subjects, n_draws, seed)
-    folds = np.zeros(len(subjects), dtype=np.int64)
-    for k, split in enumerate(splits):
-        folds[split.test] = k
-    return bootstrap_weights(subjects, n_draws, seed, folds)
 
 
 def _n_repeats(splits: Sequence[Split]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
@@ -48,6 +49,48 @@ def comparison_table(comparison: Comparison) -> Table:
             shown.add_row(method, _with_interval(number), _difference(difference))
         shown.add_section()
     return shown
+
+
+def scores_tables(scores: pd.DataFrame) -> list[Table]:
+    """Lay the scores of a study out for the terminal, the deciding metric of each target.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        What `summary_table` returned, of one question or several.
+
+    Returns
+    -------
+    list of rich.table.Table
+        One a target and way of splitting: method, score with its interval, difference to
+        connectivity (marked with * where zero is outside), and Holm's p of the corrected resampled
+        t-test.
+    """
+    tables = []
+    for (target, split), part in scores.groupby(["target", "split"], sort=False):
+        metric = METRICS[part["kind"].iloc[0]][0]
+        rows = part[part["metric"] == metric]
+        first = rows.iloc[0]
+        shown = Table(
+            title=escape(f"{target}, split by {split}: {metric.replace('_', ' ')}"),
+            caption=f"{first['n_scans']} scans of {first['n_subjects']} subjects.",
+        )
+        shown.add_column("", overflow="fold")
+        for heading in ("value", "minus connectivity", "p (Holm)"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+        for _, row in rows.iterrows():
+            numbers = row[["value", "low", "high"]].to_numpy(dtype=np.float64)
+            names = ["difference", "difference_low", "difference_high"]
+            differences = row[names].to_numpy(dtype=np.float64)
+            p = float(row["p_corrected"])
+            shown.add_row(
+                escape(str(row["method"])),
+                _with_interval(numbers),
+                _difference(differences),
+                "" if np.isnan(p) else f"{p:.3f}",
+            )
+        tables.append(shown)
+    return tables
 
 
 def _caption(settings: Mapping[str, Any]) -> str:

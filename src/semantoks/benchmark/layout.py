@@ -13,7 +13,9 @@ from semantoks.evaluation.probe import FoldPrediction, Score
 
 
 def score_table(
-    scores: Mapping[str, Mapping[str, Score]], settings: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, Score]],
+    settings: Mapping[str, Any],
+    reference: str | None = None,
 ) -> pd.DataFrame:
     """Lay scores out, one row a method and metric.
 
@@ -23,6 +25,8 @@ def score_table(
         Method -> metric -> score; connectivity is among the methods.
     settings : mapping
         The settings of the comparison.
+    reference : str, optional
+        A method beside connectivity that all others are held against.
 
     Returns
     -------
@@ -32,11 +36,15 @@ def score_table(
     rows = []
     for method, metrics in scores.items():
         for name, score in metrics.items():
-            reference = scores[CONNECTIVITY][name]
-            same = method == CONNECTIVITY
-            difference = float("nan") if same else score.value - reference.value
-            paired = score.draws - reference.draws
-            low, high = (float("nan"),) * 2 if same else interval(paired, settings["confidence"])
+            other = (
+                {}
+                if reference is None
+                else {"reference": reference}
+                | {
+                    f"reference_{key}": value
+                    for key, value in _against(score, scores[reference][name], settings).items()
+                }
+            )
             rows.append(
                 {
                     "method": method,
@@ -47,13 +55,24 @@ def score_table(
                     "value": score.value,
                     "low": score.low,
                     "high": score.high,
-                    "difference": difference,
-                    "difference_low": low,
-                    "difference_high": high,
+                    **_against(score, scores[CONNECTIVITY][name], settings),
+                    **other,
                 }
             )
     counts = ("n_scans", "n_subjects", "n_missing", "n_folds", "n_repeats")
     return pd.DataFrame(rows).assign(**{name: settings[name] for name in counts})
+
+
+def _against(score: Score, reference: Score, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return a paired difference with its interval, NaN of a score to itself."""
+    if score is reference:
+        return dict.fromkeys(("difference", "difference_low", "difference_high"), float("nan"))
+    low, high = interval(score.draws - reference.draws, settings["confidence"])
+    return {
+        "difference": score.value - reference.value,
+        "difference_low": low,
+        "difference_high": high,
+    }
 
 
 def prediction_table(

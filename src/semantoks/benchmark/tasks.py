@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError, nearest
 from semantoks.evaluation.splits import Kind
 
@@ -149,3 +151,36 @@ def _codes(values: pd.Series[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     else:
         names = tuple(map(str, distinct))
     return code.astype(np.int64), names
+
+
+def kept_scans(store: Store, leave_out: Sequence[str]) -> NDArray[np.bool_]:
+    """Say which scans take part.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    leave_out : sequence of str
+        Names of those that do not.
+
+    Returns
+    -------
+    ndarray of bool, shape (scan,)
+        False for scans that are left out.
+
+    Raises
+    ------
+    InputError
+        If a name is not that of a scan, or none is left.
+    """
+    scans = store.scans["scan"].astype(str)
+    unknown = [name for name in leave_out if name not in set(scans)]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]!r} is to be left out, but {store.path} has no such scan."
+            + nearest(unknown[0], scans)
+        )
+    kept = ~scans.isin(list(leave_out)).to_numpy()
+    if not kept.any():
+        raise InputError(f"every scan of {store.path} is to be left out; nothing remains.")
+    return np.asarray(kept)

@@ -26,6 +26,7 @@ def probe(
     repeats: int = 5,
     classifier: Literal["ridge", "logistic"] = "ridge",
     seed: int = 0,
+    leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
     """Read a target from the features, beside connectivity and a dummy on the same splits.
@@ -58,6 +59,9 @@ def probe(
         Linear model for classes; its penalty is chosen inside training.
     seed : int
         Of the divisions and of the bootstrap.
+    leave_out : list of str
+        Scans that take no part, such as those of one recording under two names; may be given many
+        times.
     output : Output
         How to speak.
     """
@@ -86,6 +90,7 @@ def probe(
             repeats=repeats,
             classifier=classifier,
             seed=seed,
+            leave_out=tuple(leave_out or ()),
             progress=lambda done, total: advance(done, total, ""),
         )
     write_comparison(comparison, out)

@@ -1,7 +1,7 @@
 """Metrics for many weightings of the scans at once, so that a bootstrap is one product of matrices.
 
 Every metric takes the truth first, and either no weights or weights of shape (scan,) or
-(draw, scan); it returns one number a draw. `bootstrap_weights` draws whole subjects.
+(draw, scan); it returns one number a draw. `semantoks.evaluation.bootstrap` draws whole subjects.
 """
 
 from __future__ import annotations
@@ -13,7 +13,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from semantoks.errors import InputError
+from semantoks.evaluation.bootstrap import bootstrap_weights, interval
 from semantoks.evaluation.splits import Kind
+
+__all__ = [
+    "CONNECTIVITY",
+    "DUMMY",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "METRIC_NAMES",
+    "auc",
+    "balanced_accuracy",
+    "bootstrap_weights",
+    "f1",
+    "interval",
+    "mae",
+    "pearson_r",
+    "r2",
+]
 
 Vector = NDArray[np.float64]
 
@@ -22,15 +39,17 @@ CONNECTIVITY: Final = "connectivity"
 DUMMY: Final = "dummy"
 """The method that does not look at the scans."""
 METRICS: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "classification": ("balanced_accuracy", "auc"),
-    "regression": ("r2", "mae"),
+    "classification": ("balanced_accuracy", "auc", "f1"),
+    "regression": ("r2", "mae", "pearson_r"),
 }
 """Metrics of each kind of target, the deciding one first."""
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "balanced_accuracy": "balanced accuracy",
     "auc": "area under the ROC curve",
+    "f1": "F1 (mean over the classes)",
     "r2": "R² (explained variance)",
     "mae": "mean absolute error (unit of the target; lower is better)",
+    "pearson_r": "Pearson's r (within folds)",
 }
 """Metrics in words."""
 LOWER_IS_BETTER: Final = frozenset({"mae"})
@@ -129,9 +148,7 @@ def auc(
         )
     drawn = _weights(weights, len(truth), len(score))
     columns: Sequence[int] = [1] if score.shape[1] == 2 else range(score.shape[1])
-    fold = np.zeros(len(truth)) if folds is None else np.asarray(folds)
-    if len(fold) != len(truth):
-        raise InputError(f"{len(truth)} true values came with the folds of {len(fold)} scans.")
+    fold = _folds(folds, len(truth))
     members = [np.flatnonzero(fold == one) for one in np.unique(fold)]
     areas = np.stack([_area(truth == c, score[:, c], drawn, members) for c in columns])
     return np.asarray(_ratio(np.nansum(areas, axis=0), np.isfinite(areas).sum(axis=0)))
@@ -209,85 +226,98 @@ def mae(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = Non
     return np.asarray(_ratio(drawn @ np.abs(truth - prediction), drawn.sum(axis=-1)))
 
 
-def bootstrap_weights(
-    subjects: ArrayLike, n: int, seed: int, folds: ArrayLike | None = None
-) -> Vector:
-    """Draw subjects with replacement, each with all of their scans.
-
-    With `folds`, folds are drawn with replacement first, and then in each of them as many of its
-    subjects as it has. All scans of a fold were predicted by one model; drawing folds tells how
-    much a score depends on that, which drawing subjects alone does not.
+def f1(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+    """Compute the mean over the classes of F1, the harmonic mean of precision and recall.
 
     Parameters
     ----------
-    subjects : array_like of shape (scan,)
-        Who each scan is of.
-    n : int
-        Number of draws.
-    seed : int
-        Seed of the draws.
-    folds : array_like of shape (scan,), optional
-        The fold (or the site) in which each scan is tested.
+    truth : array_like of shape (scan,)
+        Class of each scan.
+    prediction : array_like of shape (scan,)
+        Predicted class of each scan.
+    weights : array_like of shape (scan,) or (draw, scan), optional
+        How often each scan counts; each once if not given.
 
     Returns
     -------
-    ndarray of shape (n, scan)
-        How often each scan was drawn; all scans of a subject (in a fold) equally often.
+    ndarray of shape () or (draw,)
+        Macro F1; a class that a draw neither holds nor predicts is left out of its mean.
 
     Raises
     ------
     InputError
-        If there are no draws or no scans.
+        If the lengths differ or there are no scans.
 
     Examples
     --------
-    >>> weights = bootstrap_weights(["a", "a", "b"], n=4, seed=0)
-    >>> weights.shape, bool((weights[:, 0] == weights[:, 1]).all())
-    ((4, 3), True)
+    >>> round(float(f1([0, 0, 0, 1], [0, 0, 1, 1])), 4)
+    0.7333
     """
-    people = np.asarray(subjects)
-    fold = np.zeros(len(people)) if folds is None else np.asarray(folds)
-    if n < 1 or not len(people):
-        found = len(np.unique(people))
-        raise InputError(f"a bootstrap of {n} draws over {found} subjects is not possible.")
-    random = np.random.default_rng(seed)
-    names = np.unique(fold)
-    times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
-    weights = np.zeros((n, len(people)))
-    for name, drawn in zip(names, times.T, strict=True):
-        rows = np.flatnonzero(fold == name)
-        inside, code = np.unique(people[rows], return_inverse=True)
-        share = np.full(len(inside), 1 / len(inside))
-        weights[:, rows] = random.multinomial(drawn * len(inside), share)[:, code]
-    return weights
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    drawn = _weights(weights, len(truth), len(prediction))
+    classes = np.union1d(truth, prediction)
+    true, said = truth[:, None] == classes, prediction[:, None] == classes
+    both = drawn @ (true & said).astype(np.float64)
+    either = drawn @ (true.astype(np.float64) + said)
+    score = _ratio(2 * both, either)
+    return np.asarray(_ratio(np.nansum(score, axis=-1), (either > 0).sum(axis=-1)))
 
 
-def interval(draws: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Compute the percentile interval of what a bootstrap returned.
+def pearson_r(
+    truth: ArrayLike,
+    prediction: ArrayLike,
+    weights: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+) -> Vector:
+    """Compute Pearson's correlation of truth and prediction.
+
+    Predictions of two folds come from two models with different means. A fold whose people lie high
+    was predicted by a model that saw the others, who lie low, so that random predictions of all
+    folds together correlate negatively with the truth. With `folds`, truth and prediction are
+    centred in each fold first.
 
     Parameters
     ----------
-    draws : array_like of shape (draw,)
-        A metric (or a difference of two) in every draw; NaN where it was not defined.
-    confidence : float
-        Share of the draws inside.
+    truth : array_like of shape (scan,)
+        Value of each scan.
+    prediction : array_like of shape (scan,)
+        Predicted value of each scan.
+    weights : array_like of shape (scan,) or (draw, scan), optional
+        How often each scan counts; each once if not given.
+    folds : array_like of shape (scan,), optional
+        The fold in which each scan was predicted; all in one if not given.
 
     Returns
     -------
-    tuple of float
-        Low and high end; NaN if the metric was defined in no draw.
+    ndarray of shape () or (draw,)
+        Correlation; NaN where truth or prediction of a draw is constant in every fold.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ or there are no scans.
 
     Examples
     --------
-    >>> interval(range(101), 0.5)
-    (25.0, 75.0)
+    >>> float(pearson_r([1.0, 2.0, 3.0], [30.0, 20.0, 10.0]))
+    -1.0
     """
-    defined = np.asarray(draws, dtype=np.float64)
-    defined = defined[np.isfinite(defined)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    drawn = _weights(weights, len(truth), len(prediction))
+    fold = _folds(folds, len(truth))
+    products = np.zeros((3, *drawn.shape[:-1]))
+    scale = np.zeros(3)
+    for one in np.unique(fold):
+        rows = np.flatnonzero(fold == one)
+        x, y, w = truth[rows], prediction[rows], drawn[..., rows]
+        x, y = x - x.mean(), y - y.mean()
+        sums, pairs = w @ np.stack([x, y], axis=1), np.stack([x * y, x * x, y * y], axis=1)
+        means = _ratio(sums, w.sum(axis=-1)[..., None])
+        taken = np.stack([sums[..., i] * means[..., j] for i, j in ((0, 1), (0, 0), (1, 1))])
+        products += np.moveaxis(w @ pairs, -1, 0) - np.nan_to_num(taken)
+        scale += pairs.sum(axis=0)
+    spread = [np.where(products[i] > 1e-12 * scale[i], products[i], 0.0) for i in (1, 2)]
+    return np.asarray(np.clip(_ratio(products[0], np.sqrt(spread[0] * spread[1])), -1, 1))
 
 
 def _area(
@@ -323,6 +353,14 @@ def _weights(weights: ArrayLike | None, n_truth: int, n_prediction: int) -> Vect
             f"{drawn.shape}."
         )
     return drawn
+
+
+def _folds(folds: ArrayLike | None, n_scans: int) -> NDArray[Any]:
+    """Return the fold of each scan, one for all if none is given."""
+    fold = np.zeros(n_scans) if folds is None else np.asarray(folds)
+    if len(fold) != n_scans:
+        raise InputError(f"{n_scans} true values came with the folds of {len(fold)} scans.")
+    return fold
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:

@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
+from sklearn.base import clone
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.metrics import METRICS, auc, balanced_accuracy, interval, mae, r2
-from semantoks.evaluation.ridge import fit_ridge
+from semantoks.evaluation.linear import (
+    Classifier,
+    FoldPrediction,
+    Scaling,
+    learning_from_both,
+    predict_fold,
+)
+from semantoks.evaluation.metrics import (
+    METRICS,
+    auc,
+    balanced_accuracy,
+    f1,
+    interval,
+    mae,
+    pearson_r,
+    r2,
+)
+from semantoks.evaluation.preparation import Preparation, check_preparation
 from semantoks.evaluation.splits import Kind, Split, check_split
 
-Classifier = Literal["ridge", "logistic"]
-Scaling = Literal["standardize", "center"]
+__all__ = [
+    "Classifier",
+    "FoldPrediction",
+    "Scaling",
+    "Score",
+    "cross_validated_predictions",
+    "fold_metric",
+    "predictions_of_folds",
+    "score_predictions",
+]
+
 Matrix = NDArray[np.float64]
-
-_LOGISTIC_PENALTIES: Final = np.logspace(5, -1, 7)
-_INNER_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class FoldPrediction:
-    """What was predicted of the test part of a split.
-
-    Parameters
-    ----------
-    split : Split
-        The split.
-    prediction : ndarray of shape (test,)
-        Predicted class codes, or values.
-    score : ndarray of shape (test, class)
-        Continuous scores of the classes; of shape (test, 0) for regression.
-    penalty : float
-        The penalty that was chosen in the training part; NaN if there is none.
-    """
-
-    split: Split
-    prediction: NDArray[Any]
-    score: Matrix
-    penalty: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,108 @@ def cross_validated_predictions(
     subjects: NDArray[Any],
     classifier: Classifier = "ridge",
     scaling: Scaling = "standardize",
+    prepare: Preparation | None = None,
+    scans: pd.DataFrame | None = None,
 ) -> tuple[FoldPrediction, ...]:
     """Predict the test part of every split from its training part.
 
-    Scaling, penalty and weights are fitted in the training part alone; the penalty is chosen by
-    leaving out subjects of it. Classes weigh equally. Every split is checked first.
+    Preparation, scaling, penalty and weights are fitted in the training part alone; the penalty is
+    chosen by leaving out subjects of it, the strongest of equally good ones. A validation part is
+    not needed for any choice here: its scans are learned from like those of the training part.
+    Classes weigh equally. Every split is checked first.
 
     Parameters
     ----------
     features : ndarray of shape (scan, feature)
         Features of the scans.
+    truth : ndarray of shape (scan,)
+        Codes of the classes (0, 1, ...), or values.
+    splits : sequence of Split
+        What is learned from and what is predicted.
+    kind : {"classification", "regression"}
+        What the target is.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+    classifier : {"ridge", "logistic"}
+        Linear model for classes; values are always predicted by ridge regression.
+    scaling : {"standardize", "center"}
+        Whether features are brought to unit variance, or only centred.
+    prepare : Preparation, optional
+        What is done to the features before, such as `ConfoundRegression` or `ComBat`; not fitted.
+        It is copied and fitted anew in the training part of every split.
+    scans : DataFrame, optional
+        The table of the scans, a row each, where the preparation finds sites and confounds.
+
+    Returns
+    -------
+    tuple of FoldPrediction
+        One a split, in the same order.
+
+    Raises
+    ------
+    InputError
+        If a split leaks, lengths differ, features are not finite, the preparation was fitted
+        before, or it would keep the effect of the target.
+    ConfigurationError
+        If the classifier or the scaling is unknown.
+
+    Examples
+    --------
+    >>> from semantoks.evaluation.splits import Split
+    >>> split = Split("mine", 0, "0", train=np.arange(6), test=np.array([6, 7]))
+    >>> x, truth = np.array([[0.0, 9, 1, 8, 0, 9, 1, 8]]).T, np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    >>> (fold,) = cross_validated_predictions(
+    ...     x, truth, [split], kind="classification", subjects=np.arange(8)
+    ... )
+    >>> fold.prediction
+    array([0, 1])
+    """
+    _check_arrays(features, truth, subjects)
+    table = pd.DataFrame(index=range(len(truth))) if scans is None else scans
+    if prepare is not None:
+        check_preparation(prepare, table, truth)
+
+    def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
+        train, test = features[split.train], features[split.test]
+        if prepare is None:
+            return train, test
+        fitted = clone(prepare).fit(train, scans=table.iloc[split.train])
+        return (
+            fitted.transform(train, scans=table.iloc[split.train]),
+            fitted.transform(test, scans=table.iloc[split.test]),
+        )
+
+    return predictions_of_folds(
+        describe,
+        truth,
+        splits,
+        kind=kind,
+        subjects=subjects,
+        classifier=classifier,
+        scaling=scaling,
+    )
+
+
+def predictions_of_folds(
+    describe: Callable[[Split], tuple[NDArray[Any], NDArray[Any]]],
+    truth: NDArray[Any],
+    splits: Sequence[Split],
+    *,
+    kind: Kind,
+    subjects: NDArray[Any],
+    classifier: Classifier = "ridge",
+    scaling: Scaling = "standardize",
+) -> tuple[FoldPrediction, ...]:
+    """Predict the test part of every split from features that depend on the split.
+
+    Validation parts are learned from like training parts.
+
+    Parameters
+    ----------
+    describe : callable
+        Takes a split whose training part holds the validation part; returns the features of its
+        training part, shape (train, feature), and those of its test part, shape (test, feature), of
+        which nothing may have been learned.
     truth : ndarray of shape (scan,)
         Codes of the classes (0, 1, ...), or values.
     splits : sequence of Split
@@ -108,41 +199,31 @@ def cross_validated_predictions(
     Raises
     ------
     InputError
-        If a split leaks, lengths differ, or features are not finite.
+        If a split leaks, or lengths differ.
     ConfigurationError
         If the classifier or the scaling is unknown.
-
-    Examples
-    --------
-    >>> from semantoks.evaluation.splits import Split
-    >>> split = Split("mine", 0, "0", train=np.arange(6), test=np.array([6, 7]))
-    >>> x, truth = np.array([[0.0, 9, 1, 8, 0, 9, 1, 8]]).T, np.array([0, 1, 0, 1, 0, 1, 0, 1])
-    >>> (fold,) = cross_validated_predictions(
-    ...     x, truth, [split], kind="classification", subjects=np.arange(8)
-    ... )
-    >>> fold.prediction
-    array([0, 1])
     """
     if classifier not in ("ridge", "logistic"):
         raise ConfigurationError(f"classifier must be ridge or logistic, not {classifier!r}.")
     if scaling not in ("standardize", "center"):
         raise ConfigurationError(f"scaling must be standardize or center, not {scaling!r}.")
-    _check_arrays(features, truth, subjects)
+    if len(truth) != len(subjects):
+        raise InputError(f"{len(truth)} true values came with {len(subjects)} subjects.")
     for split in splits:
         check_split(split, subjects, truth if kind == "classification" else None)
-    n_classes = int(truth.max()) + 1 if kind == "classification" else 0
     folds = []
     for split in splits:
-        train, test = features[split.train], features[split.test]
-        scaler = StandardScaler(with_std=scaling == "standardize").fit(train)
-        train, test = scaler.transform(train), scaler.transform(test)
-        known, people = truth[split.train], subjects[split.train]
-        if kind == "regression":
-            folds.append(_regress(split, train, test, known, people))
-        elif classifier == "ridge":
-            folds.append(_classify_ridge(split, train, test, known, people, n_classes))
-        else:
-            folds.append(_classify_logistic(split, train, test, known, people, n_classes))
+        both = learning_from_both(split)
+        fold = predict_fold(
+            both,
+            *describe(both),
+            truth,
+            subjects,
+            kind=kind,
+            classifier=classifier,
+            scaling=scaling,
+        )
+        folds.append(replace(fold, split=split))
     return tuple(folds)
 
 
@@ -152,7 +233,8 @@ def score_predictions(
     """Score out-of-fold predictions, with intervals over draws of subjects or of folds.
 
     A metric is computed once a repeat, on the predictions of all of its folds together, and
-    averaged over repeats; the area under the curve counts only pairs of scans of one fold. The
+    averaged over repeats; the area under the curve counts only pairs of scans of one fold, and
+    Pearson's r centres each fold. The
     interval is that of the draws of all repeats together: it tells how much the score depends on
     which people were tested and on how they were divided. The models are not fitted anew in a
     draw. Where subjects are divided once only, draws of subjects know nothing of the division, so
@@ -233,6 +315,28 @@ def score_predictions(
     return scores
 
 
+def fold_metric(name: str, truth: NDArray[Any], fold: FoldPrediction) -> float:
+    """Compute a metric on the test part of one split.
+
+    Parameters
+    ----------
+    name : str
+        A metric of `METRICS`.
+    truth : ndarray of shape (scan,)
+        Codes of the classes, or values, of all scans that the split counts.
+    fold : FoldPrediction
+        What was predicted.
+
+    Returns
+    -------
+    float
+        The metric; NaN where it is not defined.
+    """
+    test = fold.split.test
+    folds = np.zeros(len(test), dtype=np.intp)
+    return float(_metric(name, truth[test], fold.prediction, fold.score, None, folds))
+
+
 def _metric(
     name: str,
     truth: NDArray[Any],
@@ -244,80 +348,10 @@ def _metric(
     """Compute one metric by its name."""
     if name == "auc":
         return auc(truth, score, weights, folds)
-    metric = {"balanced_accuracy": balanced_accuracy, "r2": r2, "mae": mae}[name]
+    if name == "pearson_r":
+        return pearson_r(truth, prediction, weights, folds)
+    metric = {"balanced_accuracy": balanced_accuracy, "f1": f1, "r2": r2, "mae": mae}[name]
     return metric(truth, prediction, weights)
-
-
-def _regress(
-    split: Split, train: Matrix, test: Matrix, known: NDArray[Any], people: NDArray[Any]
-) -> FoldPrediction:
-    """Predict values."""
-    fit = fit_ridge(train, known.astype(np.float64)[:, None], subjects=people)
-    return FoldPrediction(split, fit.predict(test)[:, 0], np.empty((len(test), 0)), fit.penalty)
-
-
-def _classify_ridge(
-    split: Split,
-    train: Matrix,
-    test: Matrix,
-    known: NDArray[Any],
-    people: NDArray[Any],
-    n_classes: int,
-) -> FoldPrediction:
-    """Regress one column of ±1 a class, and predict the class of the largest."""
-    outputs = np.where(known[:, None] == np.arange(n_classes), 1.0, -1.0)
-    fit = fit_ridge(train, outputs, subjects=people, weights=_class_weights(known))
-    score = fit.predict(test)
-    return FoldPrediction(split, score.argmax(axis=1), score, fit.penalty)
-
-
-def _classify_logistic(
-    split: Split,
-    train: Matrix,
-    test: Matrix,
-    known: NDArray[Any],
-    people: NDArray[Any],
-    n_classes: int,
-) -> FoldPrediction:
-    """Fit a logistic regression, its penalty chosen on folds of subjects of the training part."""
-    fewest = min(len(np.unique(people[known == c])) for c in np.unique(known))
-    if fewest < 2:
-        raise InputError(
-            f"{split}: a class has a single subject to learn from, so that no penalty can be "
-            "chosen for the logistic classifier. Use the ridge classifier, or leave the class out."
-        )
-    inner = StratifiedGroupKFold(min(_INNER_FOLDS, fewest), shuffle=True, random_state=0)
-    losses = np.zeros(len(_LOGISTIC_PENALTIES))
-    for fit_on, tried_on in inner.split(train, known, people):
-        model = _logistic()
-        for i, penalty in enumerate(_LOGISTIC_PENALTIES):
-            model.set_params(C=1 / penalty).fit(train[fit_on], known[fit_on])
-            chance = _probabilities(model, train[tried_on], n_classes)
-            right = chance[np.arange(len(tried_on)), known[tried_on]]
-            weights = _class_weights(known)[tried_on]
-            losses[i] -= weights @ np.log(np.clip(right, 1e-12, None))
-    penalty = float(_LOGISTIC_PENALTIES[int(np.argmin(losses))])
-    model = _logistic().set_params(C=1 / penalty).fit(train, known)
-    score = _probabilities(model, test, n_classes)
-    return FoldPrediction(split, score.argmax(axis=1), score, penalty)
-
-
-def _logistic() -> LogisticRegression:
-    """Make a class-balanced logistic regression that starts where its last fit ended."""
-    return LogisticRegression(class_weight="balanced", warm_start=True, max_iter=5000, tol=1e-3)
-
-
-def _probabilities(model: LogisticRegression, features: Matrix, n_classes: int) -> Matrix:
-    """Return probabilities of all classes, zero for those that were not learned from."""
-    chance = np.zeros((len(features), n_classes))
-    chance[:, model.classes_] = model.predict_proba(features)
-    return chance
-
-
-def _class_weights(known: NDArray[Any]) -> Matrix:
-    """Weigh scans so that all classes that occur weigh the same, one scan 1 on average."""
-    classes, code, counts = np.unique(known, return_inverse=True, return_counts=True)
-    return np.asarray(len(known) / (len(classes) * counts))[code]
 
 
 def _check_arrays(

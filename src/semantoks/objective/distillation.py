@@ -144,6 +144,8 @@ class Distillation(nn.Module):
         The student's encoder; the teacher begins as its copy.
     head : Head
         The student's head; the teacher's begins as its copy.
+    cls_weight : float
+        Weight of the term on the [CLS] outputs; it is computed, for the log, even if this is 0.
     token_weight : float
         Weight of the token term on masked steps.
     summary_weight : float
@@ -157,6 +159,7 @@ class Distillation(nn.Module):
         encoder: SemantoksEncoder,
         head: Head,
         *,
+        cls_weight: float = 1.0,
         token_weight: float = 0.5,
         summary_weight: float = 0.5,
         epsilon: float = 0.05,
@@ -164,6 +167,7 @@ class Distillation(nn.Module):
         super().__init__()
         self.student = Branch(encoder, head)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.cls_weight = cls_weight
         self.token_weight = token_weight
         self.summary_weight = summary_weight
         self.epsilon = epsilon
@@ -179,7 +183,7 @@ class Distillation(nn.Module):
     ) -> LossTerms:
         """Compare the student, on masked windows, with the teacher, on whole ones.
 
-        total = L_CLS + w_token L_Tok + w_summary · curriculum · L_TTR
+        total = w_cls L_CLS + w_token L_Tok + w_summary · curriculum · L_TTR
 
         Parameters
         ----------
@@ -216,7 +220,7 @@ class Distillation(nn.Module):
 
         agreement = compression(student.summaries, teacher.summaries)
         spread = expansion(student.summaries, teacher.summaries, epsilon=self.epsilon)
-        total = -agreement - spread
+        total = self.cls_weight * (-agreement - spread)
 
         token = None
         if masks is not None and self.token_weight > 0:

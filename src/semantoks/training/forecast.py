@@ -164,7 +164,8 @@ def forecast(
 def _whole(learner: Learner, step: float, extra: float) -> float:
     """Add up all steps, the network-summary term while it is there, and looks at the health."""
     objective, epochs = learner.configuration.objective, learner.configuration.optimization.epochs
-    share = objective.summary_share if objective.summary_weight > 0 else 0.0
+    share = 1.0 if objective.summary_schedule == "constant" else objective.summary_share
+    share = share if objective.summary_weight > 0 else 0.0
     looks = 1 + math.ceil(epochs / learner.configuration.logging.health_epochs)
     return learner.plan.steps * (step + share * extra) + looks * _time_look(learner)
 

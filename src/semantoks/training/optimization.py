@@ -95,9 +95,15 @@ def schedule(
     share = step / steps
     decay = cosine(optimization.weight_decay, optimization.weight_decay_end, share)
     momentum = cosine(optimization.teacher_momentum, 1.0, share)
-    curriculum_steps = objective.summary_share * steps
-    curriculum = cosine(1.0, 0.0, step / curriculum_steps) if step < curriculum_steps else 0.0
-    return Schedule(rate, decay, momentum, curriculum)
+    return Schedule(rate, decay, momentum, _curriculum(step, steps, objective))
+
+
+def _curriculum(step: int, steps: int, objective: ObjectiveConfig) -> float:
+    """Return the share of the network-summary term that is left."""
+    if objective.summary_schedule == "constant":
+        return 1.0
+    fading = objective.summary_share * steps
+    return cosine(1.0, 0.0, step / fading) if step < fading else 0.0
 
 
 def make_optimizer(module: nn.Module, optimization: OptimizationConfig) -> torch.optim.AdamW:

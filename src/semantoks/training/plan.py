@@ -109,6 +109,7 @@ def make_model(store: Store, configuration: Configuration) -> Distillation:
     return Distillation(
         SemantoksEncoder(store.atlas, **sizes.encoder_arguments()),
         head,
+        cls_weight=objective.cls_weight,
         token_weight=objective.token_weight,
         summary_weight=objective.summary_weight,
         epsilon=objective.epsilon,

@@ -99,9 +99,13 @@ class MasksConfig(_Section):
 class ObjectiveConfig(_Section):
     """Weights of the terms of the loss."""
 
+    cls_weight: float = Field(1.0, ge=0, description="of the term on [CLS]; 0 for an ablation")
     token_weight: float = Field(0.5, ge=0, description="of the token term on masked steps")
     summary_weight: float = Field(0.5, ge=0, description="of the network-summary term at first")
     summary_share: float = Field(0.05, ge=0, le=1, description="share of steps until it is 0")
+    summary_schedule: Literal["fade", "constant"] = Field(
+        "fade", description="fade to 0 over summary_share, or keep the weight to the end"
+    )
     epsilon: float = Field(0.05, gt=0, description="distortion of the coding rate")
 
 

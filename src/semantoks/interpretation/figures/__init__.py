@@ -15,15 +15,18 @@ from semantoks.interpretation.figures.panels import (
     draw_distributions,
     draw_similarity,
 )
+from semantoks.interpretation.figures.scaling import ScalingAxis, draw_scaling
 from semantoks.interpretation.figures.scores import ScoreAxis, draw_scores
 
 __all__ = [
     "Curve",
+    "ScalingAxis",
     "ScoreAxis",
     "draw_bars",
     "draw_curves",
     "draw_distributions",
     "draw_map",
+    "draw_scaling",
     "draw_scores",
     "draw_similarity",
     "is_continuous",

@@ -1,0 +1,349 @@
+"""Which block a window of a task recording belongs to, read from features beside connectivity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+import semantoks
+from semantoks.benchmark.baselines.connectivity import fisher_z
+from semantoks.benchmark.baselines.dummy import dummy_predictions
+from semantoks.benchmark.layout import prediction_table, score_table
+from semantoks.benchmark.tasks import Task, read_task
+from semantoks.data.store import Store
+from semantoks.errors import InputError
+from semantoks.evaluation.block_windows import BlockWindows
+from semantoks.evaluation.embedding import (
+    PREPARE_AGAIN,
+    PreprocessingCheck,
+    check_preprocessing,
+    embedding_provenance,
+)
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, bootstrap_weights
+from semantoks.evaluation.probe import (
+    Classifier,
+    FoldPrediction,
+    cross_validated_predictions,
+    score_predictions,
+)
+from semantoks.evaluation.readout import FeatureKind, Scans, encode_scans, scans_of, window_length
+from semantoks.evaluation.ridge import rotate
+from semantoks.evaluation.same_series import check_people
+from semantoks.evaluation.split_table import splits_record, splits_table
+from semantoks.evaluation.splits import Split, SubjectFolds
+from semantoks.files import new_folder
+from semantoks.model.encoder import SemantoksEncoder
+
+ENCODER: Final = "encoder"
+"""The features that are tested."""
+ROI_MEANS: Final = "roi means"
+"""The mean of every ROI over the window: what a task evokes, without any model."""
+_TARGET: Final = "trial_type"
+_CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How well blocks are told apart.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a method (encoder, roi means, connectivity, dummy) and metric, as of a
+        `Comparison`, with n_windows in place of n_scans.
+    predictions : DataFrame
+        One row a method, repeat and window: among others window (row of `windows`), scan, subject,
+        truth and prediction.
+    windows : DataFrame
+        One row a window: scan, subject, onset of the block (s), start (sample) and trial_type.
+    splits : mapping
+        What `splits_record` returned; windows are called ``<scan>@<start>``.
+    settings : mapping
+        All that is needed to compute this again, as plain values.
+    """
+
+    table: pd.DataFrame
+    predictions: pd.DataFrame
+    windows: pd.DataFrame
+    splits: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+
+def decode_blocks(
+    store: Store,
+    encoder: SemantoksEncoder,
+    windows: BlockWindows,
+    *,
+    features: FeatureKind = "mean+cls",
+    n_folds: int = 5,
+    repeats: int = 5,
+    seed: int = 0,
+    classifier: Classifier = "ridge",
+    n_draws: int = 1000,
+    preprocessing: PreprocessingCheck = "check",
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> Decoding:
+    """Tell the blocks of people apart from what was learned on the blocks of others.
+
+    Every window is described by the encoder, by the connectivity of its samples, and by the mean of
+    every ROI; linear models are fitted on the same folds of subjects.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    encoder : SemantoksEncoder
+        The model; used where its weights are.
+    windows : BlockWindows
+        What `block_windows` returned, with whole patches of the model.
+    features : {"mean+cls", "mean", "cls", "networks"}
+        What is read out of the encoder.
+    n_folds, repeats : int
+        Folds of subjects, and how often they are divided anew.
+    seed : int
+        Seed of the divisions and of the draws.
+    classifier : {"ridge", "logistic"}
+        Linear model.
+    n_draws : int
+        Draws of subjects for the intervals.
+    preprocessing : {"check", "ignore"}
+        Whether a store that was prepared otherwise than the model expects is refused.
+    batch_size : int
+        Windows that are encoded at once.
+    progress : callable, optional
+        Called with the number of windows that are encoded and the number of all.
+    origin : mapping, optional
+        What else the settings are to say, as plain values.
+
+    Returns
+    -------
+    Decoding
+        Scores with 95 % intervals over subjects, and what they were computed of.
+
+    Raises
+    ------
+    InputError
+        If windows do not hold whole patches, there is one condition only, a person stands under
+        two ids, or no folds can be made.
+    """
+    _check(store, encoder, windows, preprocessing)
+    frame = _frame(store, windows)
+    check_people(store, sorted(set(frame["scan"])))
+    task = read_task(frame, _TARGET, "classification")
+    splits = SubjectFolds(n_folds, repeats, seed=seed).splits(
+        frame, task.name(task.truth), kind="classification"
+    )
+    described: dict[str, NDArray[np.floating[Any]]] = {
+        ENCODER: _encode(store, encoder, windows, features, batch_size, progress),
+        **_plain_features(store, windows),
+    }
+    subjects = frame["subject"].to_numpy(dtype=str)
+    predicted = _predict(described, task, splits, subjects, classifier)
+    weights = bootstrap_weights(subjects, n_draws, seed)
+    scores = {
+        name: score_predictions(folds, task.truth, weights, kind="classification")
+        for name, folds in predicted.items()
+    }
+    record = splits_record(splits_table(splits, _window_names(frame)))
+    model = embedding_provenance(
+        store,
+        encoder,
+        windows=1,
+        features=features,
+        window=windows.length,
+        preprocessing=preprocessing,
+    )
+    settings = {
+        **_facts(store, windows, task, frame),
+        "n_folds": n_folds,
+        "n_repeats": repeats,
+        "seed": seed,
+        "classifier": classifier,
+        "n_draws": n_draws,
+        "splits_sha256": record["sha256"],
+        "model": model,
+        **(origin or {}),
+    }
+    table = score_table(scores, settings).rename(columns={"n_scans": "n_windows"})
+    return Decoding(table, _predictions(predicted, task, frame), frame, record, settings)
+
+
+def write_decoding(decoding: Decoding, folder: str | Path) -> Path:
+    """Write what was decoded to a new folder, all of it or nothing.
+
+    Parameters
+    ----------
+    decoding : Decoding
+        What `decode_blocks` returned.
+    folder : str or path
+        New folder: scores.csv, predictions.parquet, windows.csv, splits.json (with a hash) and
+        settings.json.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If the folder exists, or it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        with new_folder(folder) as beside:
+            decoding.table.to_csv(beside / "scores.csv", index=False)
+            decoding.predictions.to_parquet(beside / "predictions.parquet", index=False)
+            decoding.windows.to_csv(beside / "windows.csv", index=False)
+            for name, content in (("splits", decoding.splits), ("settings", decoding.settings)):
+                text = json.dumps(content, indent=None if name == "splits" else 2)
+                (beside / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    except FileExistsError as error:
+        raise InputError(
+            f"{folder} exists already. Name another folder, or remove it first."
+        ) from error
+    except OSError as error:
+        raise InputError(f"what was decoded could not be written to {folder}: {error}.") from error
+    return folder
+
+
+def _check(
+    store: Store,
+    encoder: SemantoksEncoder,
+    windows: BlockWindows,
+    preprocessing: PreprocessingCheck,
+) -> None:
+    """Refuse windows without whole patches, and series that the model does not know."""
+    window_length(encoder, windows.length)
+    if preprocessing == "check":
+        check_preprocessing(
+            f"store {store.path}",
+            store.preprocessing,
+            encoder.preprocessing,
+            f"{PREPARE_AGAIN} To read them as they are: preprocessing='ignore', or "
+            "--ignore-preprocessing.",
+        )
+
+
+def _predict(
+    described: Mapping[str, NDArray[np.floating[Any]]],
+    task: Task,
+    splits: Sequence[Split],
+    subjects: NDArray[Any],
+    classifier: Classifier,
+) -> dict[str, tuple[FoldPrediction, ...]]:
+    """Predict the blocks of people from the blocks of others, by every description."""
+    predicted = {
+        name: cross_validated_predictions(
+            values,
+            task.truth,
+            splits,
+            kind="classification",
+            subjects=subjects,
+            classifier=classifier,
+            scaling="center" if name == CONNECTIVITY else "standardize",
+        )
+        for name, values in described.items()
+    }
+    return {**predicted, DUMMY: dummy_predictions(task.truth, splits, kind="classification")}
+
+
+def _encode(
+    store: Store,
+    encoder: SemantoksEncoder,
+    windows: BlockWindows,
+    features: FeatureKind,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> NDArray[np.float32]:
+    """Read the encoder out, each window on its own."""
+    scans = scans_of(store, encoder)
+
+    def read(
+        window: NDArray[np.int64], start: NDArray[np.int64], length: int
+    ) -> NDArray[np.float32]:
+        return scans.read(windows.scan[window], windows.start[window] + start, length)
+
+    # A window is given as a scan of its own length, of which there is one window.
+    each = Scans(
+        lengths=np.full(len(windows), windows.length, dtype=np.int64),
+        valid=scans.valid[windows.scan],
+        read=read,
+        name=lambda window: scans.name(int(windows.scan[window])),
+    )
+    return encode_scans(
+        encoder,
+        each,
+        features=features,
+        windows=1,
+        window=windows.length,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def _plain_features(store: Store, windows: BlockWindows) -> dict[str, NDArray[np.float64]]:
+    """Return the mean of every ROI, and the connectivity, of the same samples."""
+    rois = len(store.atlas)
+    lower = np.tril_indices(rois, -1)
+    means = np.empty((len(windows), rois))
+    edges = np.empty((len(windows), len(lower[0])), dtype=np.float32)
+    for number, (scan, start) in enumerate(zip(windows.scan, windows.start, strict=True)):
+        series = store.windows(np.array([scan]), np.array([start]), windows.length)[0]
+        means[number] = series.mean(axis=1)
+        edges[number] = fisher_z(series, store.valid[scan])[lower]
+    return {ROI_MEANS: means, CONNECTIVITY: rotate(edges)}
+
+
+def _frame(store: Store, windows: BlockWindows) -> pd.DataFrame:
+    """Say of every window whose it is."""
+    identity = store.scans[["scan", "subject"]].iloc[windows.scan].reset_index(drop=True)
+    return identity.assign(
+        onset=windows.onset, start=windows.start, **{_TARGET: windows.label.astype(object)}
+    )
+
+
+def _window_names(frame: pd.DataFrame) -> Sequence[str]:
+    """Name the windows; the onset tells two apart that begin at the same sample."""
+    names = frame["scan"].astype(str) + "@" + frame["start"].astype(str)
+    repeated = names.duplicated(keep=False)
+    return list(names.where(~repeated, names + "/" + frame["onset"].astype(str)))
+
+
+def _predictions(
+    predicted: Mapping[str, Sequence[FoldPrediction]], task: Task, frame: pd.DataFrame
+) -> pd.DataFrame:
+    """Lay predictions out, with the row of the window."""
+    rows = [fold.split.test for folds in predicted.values() for fold in folds]
+    return prediction_table(predicted, task, frame).assign(window=np.concatenate(rows))
+
+
+def _facts(store: Store, windows: BlockWindows, task: Task, frame: pd.DataFrame) -> dict[str, Any]:
+    """Collect what was decoded, as plain values."""
+    counts = np.unique(task.truth, return_counts=True)[1]
+    return {
+        "target": _TARGET,
+        "kind": "classification",
+        "splits": "subject",
+        "confidence": _CONFIDENCE,
+        "classes": dict(zip(task.classes, map(int, counts), strict=True)),
+        "n_scans": len(frame),
+        "n_subjects": int(frame["subject"].nunique()),
+        "n_missing": int(sum(windows.left_out.values())),
+        "left_out": dict(windows.left_out),
+        "window": windows.length,
+        "window_seconds": windows.length * store.t_r,
+        "delay": windows.delay,
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
+        "semantoks": semantoks.__version__,
+    }

@@ -1,0 +1,143 @@
+"""Predictions of a study as tables: a row a fold, and a row a method with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from semantoks.benchmark.comparison import draw_weights
+from semantoks.benchmark.study_methods import Question
+from semantoks.evaluation.metrics import CONNECTIVITY, METRICS, interval
+from semantoks.evaluation.probe import FoldPrediction, fold_metric, score_predictions
+from semantoks.evaluation.significance import compare_folds, correct_p_values
+from semantoks.evaluation.splits import subjects_of
+
+Answers = Mapping[str, Sequence[FoldPrediction]]
+
+
+def fold_table(answers: Answers, question: Question, split: str) -> pd.DataFrame:
+    """Score every fold on its own.
+
+    Parameters
+    ----------
+    answers : mapping of str to sequence of FoldPrediction
+        Method -> predictions.
+    question : Question
+        What was asked.
+    split : str
+        How people were divided.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, target, split, repeat, fold, metric, value, n (scans tested).
+    """
+    task = question.task
+    return pd.DataFrame(
+        [
+            {
+                "method": method,
+                "target": task.target,
+                "split": split,
+                "repeat": fold.split.repeat,
+                "fold": fold.split.fold,
+                "metric": metric,
+                "value": fold_metric(metric, task.truth, fold),
+                "n": len(fold.split.test),
+            }
+            for method, folds in answers.items()
+            for fold in folds
+            for metric in METRICS[task.kind]
+        ]
+    )
+
+
+def summary_table(
+    answers: Answers, question: Question, split: str, *, draws: int, seed: int
+) -> pd.DataFrame:
+    """Score methods over all folds, each held against connectivity on the same folds.
+
+    Parameters
+    ----------
+    answers : mapping of str to sequence of FoldPrediction
+        Method -> predictions; connectivity is among them. A method may have the first folds only.
+    question : Question
+        What was asked.
+    split : str
+        How people were divided.
+    draws, seed : int
+        Of the bootstrap over people.
+
+    Returns
+    -------
+    DataFrame
+        One row a method and metric: value, low, high; difference, difference_low, difference_high
+        (paired bootstrap over people); t_low, t_high, p (corrected resampled t-test over folds) and
+        p_corrected (Holm, over the methods of this target and split); n_scans, n_subjects, n_folds
+        and n_repeats.
+    """
+    task, subjects = question.task, subjects_of(question.scans)
+    rows = []
+    for method, folds in answers.items():
+        weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
+        known = {"kind": task.kind}
+        scores = score_predictions(folds, task.truth, weights, **known)
+        others = answers[CONNECTIVITY][: len(folds)]
+        references = score_predictions(others, task.truth, weights, **known)
+        tested = np.unique(np.concatenate([fold.split.test for fold in folds]))
+        for metric, score in scores.items():
+            row: dict[str, Any] = {
+                "method": method,
+                "target": task.target,
+                "kind": task.kind,
+                "split": split,
+                "metric": metric,
+                "value": score.value,
+                "low": score.low,
+                "high": score.high,
+            }
+            if method != CONNECTIVITY:
+                low, high = interval(score.draws - references[metric].draws)
+                row |= {
+                    "difference": score.value - references[metric].value,
+                    "difference_low": low,
+                    "difference_high": high,
+                    **_tested(folds, others, task.truth, metric, question),
+                }
+            rows.append(
+                row
+                | {
+                    "n_scans": len(task.rows),
+                    "n_tested": len(tested),
+                    "n_subjects": len(np.unique(subjects)),
+                    "n_missing": task.n_missing,
+                    "n_folds": len({fold.split.fold for fold in folds}),
+                    "n_repeats": len({fold.split.repeat for fold in folds}),
+                }
+            )
+    table = pd.DataFrame(rows)
+    table["p_corrected"] = np.nan
+    for _, part in table[table["p"].notna()].groupby("metric"):
+        table.loc[part.index, "p_corrected"] = correct_p_values(part["p"].to_numpy(), "holm")
+    return table
+
+
+def _tested(
+    folds: Sequence[FoldPrediction],
+    others: Sequence[FoldPrediction],
+    truth: NDArray[Any],
+    metric: str,
+    question: Question,
+) -> dict[str, float]:
+    """Test the difference over folds, which share people."""
+    empty = {"t_low": np.nan, "t_high": np.nan, "p": np.nan}
+    if len(folds) < 2:
+        return empty
+    test = compare_folds(folds, others, truth, kind=question.task.kind, metric=metric)
+    if test.n_folds < 2:
+        return empty
+    return {"t_low": test.low, "t_high": test.high, "p": test.p}

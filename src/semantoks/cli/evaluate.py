@@ -1,0 +1,72 @@
+"""Models, targets, splits and probes, compared by a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+from semantoks.cli.application import SILENT, app
+from semantoks.terminal import Output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@app.command(sort_key=68)
+def evaluate(
+    plan: Path,
+    *,
+    out: Path,
+    workers: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 1,
+    output: Output = SILENT,
+) -> None:
+    """Compare models, baselines, targets, splits and probes, as a plan says.
+
+    Every cell is kept: stopped, or with more in the plan, it goes on when called again.
+
+    Example: semantoks evaluate study.yaml --out study --workers 2
+
+    Parameters
+    ----------
+    plan : Path
+        YAML file with store, targets, splits, models and baselines; docs/evaluation.md explains it.
+    out : Path
+        Folder for scores.csv, folds.csv, splits, predictions and report.html.
+    workers : int
+        Processes that compute cells.
+    output : Output
+        How to speak.
+    """
+    from semantoks.benchmark.display import scores_tables
+    from semantoks.benchmark.study import run_study
+    from semantoks.benchmark.study_plan import read_plan
+    from semantoks.interpretation.study_page import write_study_page
+
+    study = run_study(read_plan(plan), out, workers=workers, say=output.say)
+    for text in study.skipped:
+        output.say(f"skipped {text}")
+    for table in scores_tables(study.scores):
+        output.say(table)
+    page = write_study_page(
+        study.scores,
+        out / "report.html",
+        title="semantoks study",
+        words=[
+            *(f"Skipped: {text}." for text in study.skipped),
+            *_seen(study.scores.groupby("method")["n_seen"].max()),
+        ],
+    )
+    output.say(f"Scores are in {out / 'scores.csv'}, folds in {out / 'folds.csv'}, page {page}.")
+    output.result({"out": str(out), "scores": study.scores.to_dict(orient="records")})
+
+
+def _seen(counts: pd.Series[int]) -> list[str]:
+    """Say which methods were pretrained on people of this study."""
+    return [
+        f"{method}: the model was pretrained, without labels, on {count} of the subjects."
+        for method, count in counts.items()
+        if count
+    ]

@@ -1,0 +1,212 @@
+"""What else than the target a score may stand on: site, motion, length, and scans seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from semantoks.errors import InputError
+from semantoks.evaluation.confounds import as_text
+from semantoks.evaluation.splits import Kind, subjects_of
+from semantoks.model.provenance import seen_subjects
+
+QUANTITIES: Final = ("site", "motion", "t_r", "length")
+"""What features should not tell: columns of the table of scans. Motion is the mean framewise
+displacement in mm, t_r the repetition time as measured in s, length the samples of the series."""
+
+Knowledge = Literal["all scans", "by subject", "unknown"]
+"""How it is known which scans a model was trained on: it was trained on this very store, it
+carries hashes of its subjects, or not at all."""
+
+
+class Association(NamedTuple):
+    """How much the site tells of the target.
+
+    Parameters
+    ----------
+    measure : str
+        "Cramér's V", or "η²": the share of the variance of a number that lies between sites.
+    effect : float
+        Its value, from 0 to 1.
+    p : float
+        Of the chi-square test, or of the analysis of variance.
+    n_subjects : int
+        People that were counted, each once.
+    """
+
+    measure: str
+    effect: float
+    p: float
+    n_subjects: int
+
+
+class Contamination(NamedTuple):
+    """Which scans are of people that a model was trained on.
+
+    Parameters
+    ----------
+    seen : ndarray of bool, shape (scan,)
+        Whether the subject of each scan was in the training cohort; all False if unknown.
+    knowledge : {"all scans", "by subject", "unknown"}
+        How this is known.
+    """
+
+    seen: NDArray[np.bool_]
+    knowledge: Knowledge
+
+
+def auditable(scans: pd.DataFrame) -> tuple[str, ...]:
+    """Name the quantities that differ between the scans.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        The table of scans.
+
+    Returns
+    -------
+    tuple of str
+        Those of `QUANTITIES` that have at least two values.
+
+    Examples
+    --------
+    >>> auditable(pd.DataFrame({"site": ["a", "b"], "t_r": [2.0, 2.0], "motion": [None, None]}))
+    ('site',)
+    """
+    return tuple(
+        name
+        for name in QUANTITIES
+        if name in scans.columns and len({*as_text(scans[name])} - {""}) > 1
+    )
+
+
+def site_association(
+    truth: NDArray[Any], sites: NDArray[Any], subjects: NDArray[Any], *, kind: Kind
+) -> Association:
+    """Measure how much the site tells of the target.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (scan,)
+        Codes of the classes, or values.
+    sites : ndarray of shape (scan,)
+        Site of each scan.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of; the first scan of each counts.
+    kind : {"classification", "regression"}
+        What the target is.
+
+    Returns
+    -------
+    Association
+        Effect and p.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two sites.
+
+    Examples
+    --------
+    >>> truth, sites = np.repeat([0, 1], 20), np.repeat(["Oslo", "Rome"], 20)
+    >>> site_association(truth, sites, np.arange(40), kind="classification").effect
+    1.0
+    """
+    first = np.unique(subjects, return_index=True)[1]
+    values, place = truth[first], np.unique(sites[first], return_inverse=True)[1]
+    if place.max(initial=0) < 1:
+        raise InputError("whether the site explains the target needs at least two sites.")
+    if kind == "classification":
+        counts = np.asarray(stats.contingency.crosstab(values, place).count)
+        test = stats.chi2_contingency(counts, correction=False)
+        effect = stats.contingency.association(counts, method="cramer")
+        return Association("Cramér's V", float(effect), float(test.pvalue), len(first))
+    groups = [values[place == k] for k in range(place.max() + 1)]
+    within = sum(((g - g.mean()) ** 2).sum() for g in groups)
+    total = ((values - values.mean()) ** 2).sum()
+    several = [g for g in groups if len(g) > 1]
+    p = float(stats.f_oneway(*several).pvalue) if len(several) > 1 else float("nan")
+    return Association("η²", float(1 - within / total), p, len(first))
+
+
+def contamination(
+    provenance: Mapping[str, Any], scans: pd.DataFrame, fingerprint: str
+) -> Contamination:
+    """Find the scans of people that a model was trained on.
+
+    Identifiers are compared as they are written: a person who has another identifier in the
+    training cohort is not found.
+
+    Parameters
+    ----------
+    provenance : mapping
+        Of a model, as `load_model` returns it.
+    scans : DataFrame
+        The table of scans, with the column subject.
+    fingerprint : str
+        Fingerprint of the store of these scans.
+
+    Returns
+    -------
+    Contamination
+        Which scans, and how this is known.
+
+    Examples
+    --------
+    >>> from semantoks.model.provenance import hash_subjects
+    >>> provenance = {"subjects": hash_subjects(["sub-01"], salt="abc")}
+    >>> contamination(provenance, pd.DataFrame({"subject": ["sub-01", "sub-02"]}), "f0").seen
+    array([ True, False])
+    """
+    people = subjects_of(scans)
+    if provenance.get("store", {}).get("fingerprint") == fingerprint:
+        return Contamination(np.ones(len(people), dtype=bool), "all scans")
+    if not provenance.get("subjects"):
+        return Contamination(np.zeros(len(people), dtype=bool), "unknown")
+    seen = seen_subjects(provenance, np.unique(people).tolist())
+    return Contamination(np.isin(people, seen), "by subject")
+
+
+def unseen(
+    provenance: Mapping[str, Any], scans: pd.DataFrame, fingerprint: str
+) -> NDArray[np.bool_]:
+    """Return the scans of people that a model was not trained on.
+
+    Parameters
+    ----------
+    provenance : mapping
+        Of a model, as `load_model` returns it.
+    scans : DataFrame
+        The table of scans, with the column subject.
+    fingerprint : str
+        Fingerprint of the store of these scans.
+
+    Returns
+    -------
+    ndarray of bool, shape (scan,)
+        True for scans that may be tested.
+
+    Raises
+    ------
+    InputError
+        If it is not known whom the model was trained on, or nobody is left.
+    """
+    found = contamination(provenance, scans, fingerprint)
+    if found.knowledge == "unknown":
+        raise InputError(
+            "the model does not say whom it was trained on (no hashes of subjects in its "
+            "provenance), so that people it has seen cannot be left out. Pretrain it again with "
+            "this version, or compare without leaving people out."
+        )
+    if found.seen.all():
+        how = "this very store" if found.knowledge == "all scans" else "all of these subjects"
+        raise InputError(
+            f"the model was trained on {how}: nobody is left if people that it has seen are left "
+            "out. Test on another cohort, or pretrain on a part of this one."
+        )
+    return ~found.seen

@@ -1,0 +1,213 @@
+"""What is known of a scan beside its signal, as numbers that a linear model can take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from semantoks.errors import ConfigurationError, InputError, nearest
+
+Unseen = Literal["refuse", "zero"]
+"""What becomes of a category that was not in the training part."""
+
+
+class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
+    """Columns of a table as a matrix: numbers standardised, texts one column a category.
+
+    Means, deviations and categories are those of the scans that it is fitted on. A number that is
+    missing becomes their mean, a category that is missing their most frequent one.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Columns of the table.
+    categorical : sequence of str
+        Columns that hold categories even if these are written as numbers.
+    unseen : {"refuse", "zero"}
+        Whether a category that was not fitted on is refused, or has zero in all columns.
+
+    Examples
+    --------
+    >>> scans = pd.DataFrame({"age": [10.0, None, 30.0], "site": ["a", "a", "b"]})
+    >>> ConfoundDesign(["age", "site"]).fit(scans).transform(scans).round(1).tolist()
+    [[-1.2, 1.0, 0.0], [0.0, 1.0, 0.0], [1.2, 0.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        categorical: Sequence[str] = ("site",),
+        unseen: Unseen = "refuse",
+    ) -> None:
+        self.columns = columns
+        self.categorical = categorical
+        self.unseen = unseen
+
+    def fit(self, scans: pd.DataFrame) -> Self:
+        """Learn means, deviations and categories.
+
+        Parameters
+        ----------
+        scans : DataFrame
+            The table of the training part.
+
+        Returns
+        -------
+        ConfoundDesign
+            Itself.
+
+        Raises
+        ------
+        InputError
+            If a column is absent.
+        ConfigurationError
+            If `unseen` is unknown.
+        """
+        if self.unseen not in ("refuse", "zero"):
+            raise ConfigurationError(f"unseen must be refuse or zero, not {self.unseen!r}.")
+        check_columns(scans, self.columns)
+        self.texts_ = [c for c in self.columns if c in self.categorical or not is_number(scans[c])]
+        self.numbers_ = [c for c in self.columns if c not in self.texts_]
+        numbers = _numbers(scans, self.numbers_)
+        known = np.isfinite(numbers)
+        self.means_ = np.where(known, numbers, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        spread = np.where(known, numbers, self.means_).std(axis=0)
+        self.deviations_ = np.where(spread > 0, spread, 1.0)
+        self.categories_, self.most_frequent_ = {}, {}
+        for column in self.texts_:
+            texts = as_text(scans[column])
+            values, counts = np.unique(texts[texts != ""].astype(str), return_counts=True)
+            self.categories_[column] = values
+            self.most_frequent_[column] = values[counts.argmax()] if len(values) else ""
+        return self
+
+    def transform(self, scans: pd.DataFrame) -> NDArray[np.float64]:
+        """Lay the columns of other scans out.
+
+        Parameters
+        ----------
+        scans : DataFrame
+            Their table.
+
+        Returns
+        -------
+        ndarray of shape (scan, column)
+            Numbers first, then a column a category.
+
+        Raises
+        ------
+        InputError
+            If a column is absent, or a category is new and new ones are refused.
+        """
+        check_columns(scans, self.columns)
+        numbers = _numbers(scans, self.numbers_)
+        filled = np.where(np.isfinite(numbers), numbers, self.means_)
+        parts = [(filled - self.means_) / self.deviations_]
+        for column in self.texts_:
+            texts = as_text(scans[column])
+            self._check_seen(column, texts)
+            texts = np.where(texts == "", self.most_frequent_[column], texts)
+            parts.append(texts[:, None] == self.categories_[column][None, :])
+        return np.hstack(parts).astype(np.float64)
+
+    def _check_seen(self, column: str, texts: NDArray[Any]) -> None:
+        """Refuse categories that were not fitted on, if they are to be refused."""
+        new = sorted({*texts} - {*self.categories_[column]} - {""})
+        if new and self.unseen == "refuse":
+            raise InputError(
+                f"{len(new)} value(s) of column {column!r} were not in the training part, the "
+                f"first is {new[0]!r}: what it does to the features is not known. Use splits "
+                "that have every value on both sides, or leave these scans out."
+            )
+
+
+def _numbers(scans: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Return columns of numbers, shape (scan, column), NaN where missing."""
+    return scans[list(columns)].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def as_text(column: pd.Series[Any]) -> NDArray[Any]:
+    """Write the values of a column as text, so that the same number is the same text.
+
+    Parameters
+    ----------
+    column : Series
+        Any column.
+
+    Returns
+    -------
+    ndarray of str objects, shape (scan,)
+        Stripped text; empty where the value is missing.
+    """
+    whole = is_number(column)
+    texts = ["" if pd.isna(v) else (f"{float(v):g}" if whole else str(v).strip()) for v in column]
+    return np.array(texts, dtype=object)
+
+
+def is_number(column: pd.Series[Any]) -> bool:
+    """Tell whether a column holds numbers.
+
+    Parameters
+    ----------
+    column : Series
+        Any column.
+
+    Returns
+    -------
+    bool
+        False for text, and for true and false.
+    """
+    numeric = pd.api.types.is_numeric_dtype(column)
+    return bool(numeric and not pd.api.types.is_bool_dtype(column))
+
+
+def check_columns(scans: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse columns that the table does not have.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        The table of scans.
+    columns : sequence of str
+        What is to be taken from it.
+
+    Raises
+    ------
+    InputError
+        If one is absent.
+    """
+    for column in columns:
+        if column not in scans.columns:
+            raise InputError(
+                f"the table of scans has no column {column!r}."
+                f"{nearest(column, map(str, scans.columns))} It has "
+                f"{', '.join(map(str, scans.columns)) or 'no columns'}."
+            )
+
+
+def check_rows(features: NDArray[Any], scans: pd.DataFrame) -> None:
+    """Refuse a table of other scans than the features.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Features.
+    scans : DataFrame
+        The table of scans.
+
+    Raises
+    ------
+    InputError
+        If they have not a row a scan both.
+    """
+    if features.ndim != 2 or len(features) != len(scans):
+        raise InputError(
+            f"features of shape {features.shape} came with a table of {len(scans)} scans; a row a "
+            "scan is needed in both."
+        )

@@ -1,0 +1,105 @@
+"""The two halves of every scan, described apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.store import Store
+from semantoks.evaluation.readout import (
+    FeatureKind,
+    Scans,
+    SmallerAtlas,
+    encode_scans,
+    scans_of,
+)
+from semantoks.model.encoder import SemantoksEncoder
+
+
+def half_features(
+    store: Store,
+    encoder: SemantoksEncoder,
+    *,
+    features: FeatureKind = "mean+cls",
+    windows: int = 4,
+    window: int | None = None,
+    smaller_atlas: SmallerAtlas = "refuse",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read the first and the second half of every scan.
+
+    Scans were filtered and z-scored as a whole, so that samples near the cut know of each other for
+    about the longest period that passed, and the level of a ROI in one half tells that of the
+    other.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    encoder : SemantoksEncoder
+        The model.
+    features : {"mean+cls", "mean", "cls", "networks"}
+        What is read out.
+    windows : int
+        Windows a half, evenly spaced.
+    window : int, optional
+        Samples in a window, a multiple of the model's patch; the model's window by default.
+    smaller_atlas : {"refuse", "mask"}
+        What becomes of a store whose ROIs are only a part of the model's.
+    progress : callable, optional
+        Called with the number of windows that are done and the number of all.
+
+    Returns
+    -------
+    tuple of ndarray of float32, shape (scan, feature)
+        Features of the first and of the second half. A sample in the middle is in neither.
+
+    Raises
+    ------
+    InputError
+        If half a scan is shorter than a window.
+    """
+    whole = scans_of(store, encoder, smaller_atlas)
+    first, second = (
+        encode_scans(
+            encoder,
+            half_of(whole, half),
+            features=features,
+            windows=windows,
+            window=window,
+            progress=progress,
+        )
+        for half in (0, 1)
+    )
+    return first, second
+
+
+def half_of(scans: Scans, half: int) -> Scans:
+    """Return one half of every scan.
+
+    Parameters
+    ----------
+    scans : Scans
+        Whole scans.
+    half : int
+        0 for the first half, 1 for the second.
+
+    Returns
+    -------
+    Scans
+        As many samples of every scan as half of it holds.
+    """
+    lengths = scans.lengths // 2
+    offset = (scans.lengths - lengths) * half
+
+    def read(
+        which: NDArray[np.int64], starts: NDArray[np.int64], length: int
+    ) -> NDArray[np.float32]:
+        return scans.read(which, starts + offset[which], length)
+
+    def name(scan: int) -> str:
+        return f"{'second' if half else 'first'} half of {scans.name(scan)}"
+
+    return Scans(lengths, scans.valid, read, name)

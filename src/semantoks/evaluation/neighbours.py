@@ -1,0 +1,201 @@
+"""The k-nearest-neighbour probe: scans are taken to be like those that look most like them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.linear import FoldPrediction, learning_from_both
+from semantoks.evaluation.metrics import balanced_accuracy, mae
+from semantoks.evaluation.splits import Kind, Split, check_split
+from semantoks.evaluation.target_coding import check_known
+
+NUMBERS: Final = (1, 3, 5, 9, 15, 25, 41)
+"""Numbers of neighbours to choose from."""
+
+_INNER_FOLDS: Final = 5
+
+
+def neighbour_predictions(
+    features: NDArray[np.floating[Any]],
+    truth: NDArray[Any],
+    splits: Sequence[Split],
+    *,
+    kind: Kind,
+    subjects: NDArray[Any],
+    numbers: Sequence[int] = NUMBERS,
+) -> tuple[FoldPrediction, ...]:
+    """Predict the test part of every split from the scans that are nearest to each.
+
+    Near is what has a small angle, features being standardised by the training part. The number of
+    neighbours is chosen by leaving out folds of subjects of it, the largest of equally good ones.
+    Classes vote, a scan of a rare class with more weight, so that all classes have the same in
+    all; values are averaged. Nothing is chosen on the validation part: its scans are neighbours
+    like those of the training part.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Features of the scans.
+    truth : ndarray of shape (scan,)
+        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
+    splits : sequence of Split
+        What is learned from and what is predicted.
+    kind : {"classification", "regression"}
+        What the target is.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+    numbers : sequence of int
+        Numbers of neighbours to choose from; those that are larger than an inner training part are
+        left out.
+
+    Returns
+    -------
+    tuple of FoldPrediction
+        One a split, in the same order; scores are shares of the votes, `chosen` holds the number
+        of neighbours.
+
+    Raises
+    ------
+    InputError
+        If a split leaks, lengths differ, or features or targets are not finite.
+    ConfigurationError
+        If the kind is unknown or a number of neighbours impossible.
+
+    Examples
+    --------
+    >>> split = Split("mine", 0, "0", train=np.arange(6), test=np.array([6, 7]))
+    >>> x = np.array([[1.0, 0], [0, 1], [2, 0], [0, 2], [3, 0], [0, 3], [4, 1], [1, 4]])
+    >>> (fold,) = neighbour_predictions(
+    ...     x, np.arange(8) % 2, [split], kind="classification", subjects=np.arange(8), numbers=[1]
+    ... )
+    >>> fold.prediction
+    array([0, 1])
+    """
+    _check(features, truth, subjects, kind, numbers)
+    n_classes = int(np.nanmax(truth)) + 1 if kind == "classification" else 0
+    folds = []
+    for split in splits:
+        check_split(split, subjects, truth if kind == "classification" else None)
+        rows = np.sort(learning_from_both(split).train)
+        check_known(truth[rows], kind, str(split))
+        known = _Known(features[rows], truth[rows], subjects[rows], kind, n_classes)
+        best = _choose_number(known, sorted(set(numbers)), split)
+        score = _vote(known, features[split.test], [best])[0]
+        prediction = score.argmax(axis=1) if kind == "classification" else score[:, 0]
+        folds.append(
+            FoldPrediction(
+                split,
+                prediction,
+                score if kind == "classification" else np.empty((len(score), 0)),
+                chosen={"neighbours": float(best)},
+            )
+        )
+    return tuple(folds)
+
+
+class _Known(NamedTuple):
+    """Scans that may be neighbours."""
+
+    features: NDArray[np.floating[Any]]
+    truth: NDArray[Any]
+    subjects: NDArray[Any]
+    kind: Kind
+    n_classes: int
+
+    def take(self, rows: NDArray[np.intp]) -> _Known:
+        """Take some of them."""
+        return self._replace(
+            features=self.features[rows], truth=self.truth[rows], subjects=self.subjects[rows]
+        )
+
+
+def _choose_number(known: _Known, numbers: Sequence[int], split: Split) -> int:
+    """Leave out folds of subjects and take the number that predicts them best."""
+    inner = _inner_folds(known, split)
+    smallest = min(len(fit_on) for fit_on, _ in inner)
+    possible = [k for k in numbers if k <= smallest]
+    if not possible:
+        raise InputError(
+            f"{split}: {smallest} scans are left to learn from when a fold is left out, fewer than "
+            f"the {numbers[0]} neighbours that were asked for."
+        )
+    truth = np.concatenate([known.truth[tried_on] for _, tried_on in inner])
+    votes = np.concatenate(
+        [_vote(known.take(a), known.features[b], possible) for a, b in inner], axis=1
+    )
+    if known.kind == "classification":
+        losses = [-float(balanced_accuracy(truth, v.argmax(axis=1))) for v in votes]
+    else:
+        losses = [float(mae(truth, v[:, 0])) for v in votes]
+    return possible[len(losses) - 1 - int(np.argmin(losses[::-1]))]
+
+
+def _inner_folds(known: _Known, split: Split) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Divide the subjects into folds, in classes with the same mixture in each."""
+    if known.kind == "regression":
+        n = min(_INNER_FOLDS, len(np.unique(known.subjects)))
+        folds = GroupKFold(n, shuffle=True, random_state=0) if n > 1 else None
+    else:
+        classes = np.unique(known.truth)
+        n = min(len(np.unique(known.subjects[known.truth == c])) for c in classes)
+        n = min(_INNER_FOLDS, n)
+        folds = StratifiedGroupKFold(n, shuffle=True, random_state=0) if n > 1 else None
+    if folds is None:
+        raise InputError(
+            f"{split}: a single subject (of a class) is learned from, so that no number of "
+            "neighbours can be chosen. Leave the class out, or give more subjects."
+        )
+    return list(folds.split(known.features, known.truth, known.subjects))
+
+
+def _vote(
+    known: _Known, features: NDArray[np.floating[Any]], numbers: Sequence[int]
+) -> NDArray[np.float64]:
+    """Ask the nearest scans, for several numbers of them: (number, scan, class or 1)."""
+    scaler = StandardScaler().fit(known.features)
+    search = NearestNeighbors(n_neighbors=max(numbers), metric="cosine", algorithm="brute")
+    search.fit(scaler.transform(known.features))
+    nearest = search.kneighbors(scaler.transform(features), return_distance=False)
+    if known.kind == "regression":
+        ballots = known.truth[nearest].astype(np.float64)[..., None]
+    else:
+        code = known.truth.astype(np.intp)
+        counts = np.maximum(np.bincount(code, minlength=known.n_classes), 1)
+        ballots = (np.eye(known.n_classes) / counts)[code[nearest]]
+    votes = np.stack([ballots[:, :k].mean(axis=1) for k in numbers])
+    if known.kind == "classification":
+        votes /= votes.sum(axis=-1, keepdims=True)
+    return votes
+
+
+def _check(
+    features: NDArray[np.floating[Any]],
+    truth: NDArray[Any],
+    subjects: NDArray[Any],
+    kind: Kind,
+    numbers: Sequence[int],
+) -> None:
+    """Refuse what cannot be compared."""
+    if kind not in get_args(Kind):
+        raise ConfigurationError(f"kind is classification or regression, not {kind!r}.")
+    if not len(numbers) or min(numbers) < 1:
+        raise ConfigurationError(f"numbers of neighbours must be at least 1; came {numbers!r}.")
+    if features.ndim != 2 or not len(features) == len(truth) == len(subjects):
+        raise InputError(
+            f"features must have shape (scan, feature) with a true value and a subject a scan; "
+            f"came features {features.shape}, {len(truth)} true values, {len(subjects)} subjects."
+        )
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the features of {len(broken)} scan(s) are not finite, the first is in row "
+            f"{broken[0]} (subject {str(subjects[broken[0]])!r})."
+        )

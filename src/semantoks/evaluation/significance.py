@@ -1,0 +1,379 @@
+"""Whether a difference, or a score, could be chance; and what many looks do to that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from semantoks.evaluation.probe import (
+    Classifier,
+    FoldPrediction,
+    cross_validated_predictions,
+    fold_metric,
+)
+from semantoks.evaluation.splits import Kind, Split
+
+Correction = Literal["fdr_bh", "fdr_by", "holm"]
+Vector = NDArray[np.float64]
+
+
+class ResampledTest(NamedTuple):
+    """A corrected resampled t-test of a difference.
+
+    Parameters
+    ----------
+    difference : float
+        Mean over the folds.
+    low, high : float
+        95 % interval.
+    statistic : float
+        t.
+    p : float
+        Two-sided.
+    n_folds : int
+        Folds in which the difference was defined.
+    """
+
+    difference: float
+    low: float
+    high: float
+    statistic: float
+    p: float
+    n_folds: int
+
+
+class PermutationTest(NamedTuple):
+    """A score among those of permuted labels.
+
+    Parameters
+    ----------
+    value : float
+        The metric with the true labels.
+    null : ndarray of shape (permutation,)
+        The metric with each permutation of them.
+    p : float
+        (1 + permutations that score at least as well) / (1 + permutations): one-sided.
+    """
+
+    value: float
+    null: Vector
+    p: float
+
+
+def resampled_t_test(
+    differences: ArrayLike, n_train: float, n_test: float, confidence: float = 0.95
+) -> ResampledTest:
+    """Test whether differences of two methods in the folds of repeated splits are zero on average.
+
+    Folds share training scans, so that their differences are not independent and a plain t-test
+    finds differences where none are. Nadeau and Bengio (2003) put the variance of the mean of J
+    folds at (1 / J + n_test / n_train) of the variance of the folds.
+
+    Parameters
+    ----------
+    differences : array_like of shape (fold,)
+        One method minus the other, the same folds; NaN where not defined.
+    n_train, n_test : float
+        Scans in the training and the test part of a fold, on average.
+    confidence : float
+        Share of the distribution inside of the interval.
+
+    Returns
+    -------
+    ResampledTest
+        Difference, interval and p; NaN with fewer than two folds. Equal differences in all folds
+        have p = 0, or p = 1 if they are zero.
+
+    Examples
+    --------
+    >>> test = resampled_t_test([0.02, 0.04, 0.03, 0.01, 0.05], n_train=80, n_test=20)
+    >>> round(test.statistic, 3), round(test.p, 3)
+    (2.828, 0.047)
+    """
+    x = np.asarray(differences, dtype=np.float64)
+    x = x[np.isfinite(x)]
+    if len(x) < 2:
+        nan = float("nan")
+        return ResampledTest(float(x[0]) if len(x) else nan, nan, nan, nan, nan, len(x))
+    mean, error = float(x.mean()), float(np.sqrt((1 / len(x) + n_test / n_train) * x.var(ddof=1)))
+    if error <= 1e-12 * abs(mean) or error == 0:
+        p = float(mean == 0)
+        return ResampledTest(mean, mean, mean, float(np.sign(mean)) * np.inf, p, len(x))
+    t = mean / error
+    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1)) * error
+    p = float(2 * stats.t.sf(abs(t), len(x) - 1))
+    return ResampledTest(mean, mean - half, mean + half, t, p, len(x))
+
+
+def compare_folds(
+    first: Sequence[FoldPrediction],
+    second: Sequence[FoldPrediction],
+    truth: NDArray[Any],
+    *,
+    kind: Kind,
+    metric: str | None = None,
+) -> ResampledTest:
+    """Test the difference of two methods on the same splits.
+
+    Parameters
+    ----------
+    first, second : sequence of FoldPrediction
+        Predictions of two methods, split for split.
+    truth : ndarray of shape (scan,)
+        Codes of the classes, or values.
+    kind : {"classification", "regression"}
+        What the target is.
+    metric : str, optional
+        Which metric; the deciding one by default.
+
+    Returns
+    -------
+    ResampledTest
+        The test of first minus second.
+
+    Raises
+    ------
+    InputError
+        If the splits are not the same.
+    ConfigurationError
+        If there is no such metric.
+    """
+    name = _metric_name(kind, metric)
+    if len(first) != len(second):
+        raise InputError(f"{len(first)} folds came to be compared with {len(second)}.")
+    for one, other in zip(first, second, strict=True):
+        same = all(
+            np.array_equal(getattr(one.split, part), getattr(other.split, part))
+            for part in ("train", "test")
+        )
+        if not same:
+            raise InputError(
+                f"{one.split} of one method and {other.split} of the other do not hold the same "
+                "scans, so that they cannot be compared in pairs. Use the same splits."
+            )
+    differences = [
+        fold_metric(name, truth, one) - fold_metric(name, truth, other)
+        for one, other in zip(first, second, strict=True)
+    ]
+    sizes = [(len(fold.split.train), len(fold.split.test)) for fold in first]
+    n_train, n_test = np.mean(sizes, axis=0)
+    return resampled_t_test(differences, float(n_train), float(n_test))
+
+
+def permutation_test(
+    features: NDArray[np.floating[Any]],
+    truth: NDArray[Any],
+    divide: Callable[[NDArray[Any]], Sequence[Split]],
+    *,
+    kind: Kind,
+    subjects: NDArray[Any],
+    blocks: NDArray[Any] | None = None,
+    metric: str | None = None,
+    n_permutations: int = 200,
+    seed: int = 0,
+    classifier: Classifier = "ridge",
+    progress: Callable[[int, int], None] | None = None,
+) -> PermutationTest:
+    """Compare a score with those of labels that were given to other subjects.
+
+    Scaling, penalty and model are fitted anew for every permutation. The labels of all scans of a
+    subject move together.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Features of the scans.
+    truth : ndarray of shape (scan,)
+        Codes of the classes, or values.
+    divide : callable
+        Takes labels and returns splits. It is called with every permutation: splits that are
+        stratified by the true labels would treat permuted ones otherwise.
+    kind : {"classification", "regression"}
+        What the target is.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+    blocks : ndarray of shape (scan,), optional
+        Labels move within a block only, such as a site; anywhere by default.
+    metric : str, optional
+        Which metric, averaged over folds; the deciding one by default.
+    n_permutations : int
+        Permutations.
+    seed : int
+        Seed of the permutations.
+    classifier : {"ridge", "logistic"}
+        Linear model for classes.
+    progress : callable, optional
+        Called with the number of permutations that are done and the number of all.
+
+    Returns
+    -------
+    PermutationTest
+        Score, those of the permutations, and p.
+
+    Raises
+    ------
+    InputError
+        If there is no permutation, or labels cannot move.
+    ConfigurationError
+        If there is no such metric.
+    """
+    name = _metric_name(kind, metric)
+    if n_permutations < 1:
+        raise InputError(f"{n_permutations} permutations cannot tell what chance does.")
+    random = np.random.default_rng(seed)
+
+    def score(labels: NDArray[Any]) -> float:
+        folds = cross_validated_predictions(
+            features, labels, divide(labels), kind=kind, subjects=subjects, classifier=classifier
+        )
+        values = np.array([fold_metric(name, labels, fold) for fold in folds])
+        defined = values[np.isfinite(values)]
+        return float(defined.mean()) if len(defined) else float("nan")
+
+    value, null = score(truth), np.empty(n_permutations)
+    for i in range(n_permutations):
+        null[i] = score(permute_labels(truth, subjects, random, blocks))
+        if progress is not None:
+            progress(i + 1, n_permutations)
+    as_good = null <= value if name in LOWER_IS_BETTER else null >= value
+    p = (1 + int(as_good.sum())) / (1 + n_permutations) if np.isfinite(value) else float("nan")
+    return PermutationTest(value, null, p)
+
+
+def permute_labels(
+    truth: NDArray[Any],
+    subjects: NDArray[Any],
+    random: np.random.Generator,
+    blocks: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Give the labels of every subject to another one.
+
+    Where a subject has the same label in all scans, any two subjects of a block may change places.
+    Where labels differ between the scans of a subject, the labels move as they are, among subjects
+    with as many scans.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (scan,)
+        Label of each scan.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+    random : Generator
+        Where chance comes from.
+    blocks : ndarray of shape (scan,), optional
+        Labels move within a block only.
+
+    Returns
+    -------
+    ndarray of shape (scan,)
+        Permuted labels.
+
+    Raises
+    ------
+    InputError
+        If lengths differ, a subject is in two blocks, or no label can move.
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> permute_labels(np.array([1, 1, 2, 3]), np.array(list("aabc")), random)
+    array([3, 3, 1, 2])
+    """
+    block = (
+        np.zeros(len(truth), dtype=np.int64)
+        if blocks is None
+        else np.unique(blocks, return_inverse=True)[1]
+    )
+    if not len(truth) == len(subjects) == len(block):
+        raise InputError(
+            f"{len(truth)} labels came with {len(subjects)} subjects and {len(block)} blocks."
+        )
+    names, code = np.unique(subjects, return_inverse=True)
+    scans = [np.flatnonzero(code == i) for i in range(len(names))]
+    split_up = [str(n) for n, rows in zip(names, scans, strict=True) if len({*block[rows]}) > 1]
+    if split_up:
+        raise InputError(
+            f"{len(split_up)} subject(s) have scans in several blocks, the first is "
+            f"{split_up[0]!r}: their labels cannot move within one. Permute without blocks."
+        )
+    constant = all(len(np.unique(truth[rows])) == 1 for rows in scans)
+    groups = [(block[rows[0]], 0 if constant else len(rows)) for rows in scans]
+    permuted, moved = truth.copy(), False
+    for group in sorted(set(groups)):
+        members = [rows for rows, of in zip(scans, groups, strict=True) if of == group]
+        order = random.permutation(len(members))
+        moved |= len(members) > 1
+        for rows, source in zip(members, order, strict=True):
+            permuted[rows] = truth[members[source][0]] if constant else truth[members[source]]
+    if not moved:
+        raise InputError(
+            "no label can move: every subject is alone in its block, or alone with its number of "
+            "scans. Permute without blocks."
+        )
+    return permuted
+
+
+def correct_p_values(p: ArrayLike, method: Correction = "fdr_bh") -> Vector:
+    """Correct p-values for how many there are.
+
+    Parameters
+    ----------
+    p : array_like of shape (test,)
+        p-values; NaN where a test was not possible, which then does not count.
+    method : {"fdr_bh", "fdr_by", "holm"}
+        False discovery rate (Benjamini and Hochberg, or Benjamini and Yekutieli for any
+        dependence), or family-wise error (Holm).
+
+    Returns
+    -------
+    ndarray of shape (test,)
+        Corrected p-values in the same order.
+
+    Raises
+    ------
+    InputError
+        If a value is not between 0 and 1.
+    ConfigurationError
+        If the method is unknown.
+
+    Examples
+    --------
+    >>> correct_p_values([0.01, 0.04, 0.03], "holm").tolist()
+    [0.03, 0.06, 0.06]
+    """
+    if method not in ("fdr_bh", "fdr_by", "holm"):
+        raise ConfigurationError(f"the correction is fdr_bh, fdr_by or holm, not {method!r}.")
+    values = np.asarray(p, dtype=np.float64)
+    corrected = np.full(values.shape, np.nan)
+    known = np.isfinite(values)
+    if ((values[known] < 0) | (values[known] > 1)).any():
+        raise InputError("p-values lie between 0 and 1.")
+    if method == "holm":
+        order = np.argsort(values[known], kind="stable")
+        factors = np.arange(known.sum(), 0, -1)
+        stepped = np.maximum.accumulate(np.minimum(values[known][order] * factors, 1.0))
+        back = np.empty_like(stepped)
+        back[order] = stepped
+        corrected[known] = back
+    elif known.any():
+        corrected[known] = stats.false_discovery_control(
+            values[known], method="bh" if method == "fdr_bh" else "by"
+        )
+    return corrected
+
+
+def _metric_name(kind: Kind, metric: str | None) -> str:
+    """Return the metric to test, the deciding one if none is named."""
+    if metric is None:
+        return METRICS[kind][0]
+    if metric not in METRICS[kind]:
+        raise ConfigurationError(
+            f"metrics of a {kind} are {', '.join(METRICS[kind])}, not {metric!r}."
+        )
+    return metric

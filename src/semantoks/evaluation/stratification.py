@@ -1,0 +1,174 @@
+"""Groups of people drawn so that classes, values or sites are mixed alike in every part."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+
+from semantoks.errors import InputError
+from semantoks.evaluation.split_parts import Kind
+
+_QUANTILE_BINS: Final = 10
+
+
+def random_state(seed: int, *numbers: int) -> int:
+    """Return a state that no other seed and numbers share; seed + repeat would be shared.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the divisions.
+    *numbers : int
+        Which division, such as the repeat.
+
+    Returns
+    -------
+    int
+        State for scikit-learn.
+
+    Raises
+    ------
+    InputError
+        If the seed is negative.
+    """
+    if seed < 0:
+        raise InputError(f"the seed of the divisions must not be negative; {seed} came.")
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0])
+
+
+def strata_of(
+    truth: NDArray[Any] | None,
+    groups: NDArray[Any],
+    kind: Kind,
+    n_parts: int,
+    most_bins: int = _QUANTILE_BINS,
+) -> NDArray[np.intp]:
+    """Return the class of every scan, or the quantile of its value.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (scan,) or None
+        Class or value of each scan; None makes one stratum of all.
+    groups : ndarray of shape (scan,)
+        Who must stay together.
+    kind : {"classification", "regression"}
+        What the target is.
+    n_parts : int
+        Number of parts that each get a share of every stratum: values are binned so coarsely that
+        this is possible.
+    most_bins : int
+        Largest number of quantiles.
+
+    Returns
+    -------
+    ndarray of int, shape (scan,)
+        Codes of the strata.
+    """
+    if truth is None:
+        return np.zeros(len(groups), dtype=np.intp)
+    if kind == "classification":
+        return np.unique(truth, return_inverse=True)[1]
+    n_bins = max(1, min(most_bins, len(np.unique(groups)) // n_parts))
+    rank = np.argsort(np.argsort(truth, kind="stable"), kind="stable")
+    return np.asarray(rank * n_bins // len(truth), dtype=np.intp)
+
+
+def stratified_folds(
+    strata: NDArray[Any], groups: NDArray[Any], n_folds: int, state: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Divide groups into folds with about the same strata in each.
+
+    Parameters
+    ----------
+    strata : ndarray of int, shape (scan,)
+        Stratum of each scan; one with fewer groups than folds is not in every fold.
+    groups : ndarray of shape (scan,)
+        Who must stay together.
+    n_folds : int
+        Number of folds.
+    state : int
+        State for scikit-learn.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        Training and test rows of every fold.
+    """
+    # A fold's share of a stratum is a share of its groups: scikit-learn balances them one by one.
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=state)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class in y")
+        return list(folds.split(strata, strata, groups))
+
+
+def draw_groups(
+    truth: NDArray[Any] | None,
+    groups: NDArray[Any],
+    kind: Kind,
+    number: int,
+    state: int,
+    what: str,
+) -> NDArray[np.bool_]:
+    """Draw groups at random, of every class (or quantile) the same share.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (scan,) or None
+        Class or value of each scan. A group counts by its first scan.
+    groups : ndarray of shape (scan,)
+        Who must stay together.
+    kind : {"classification", "regression"}
+        What the target is.
+    number : int
+        How many groups to draw.
+    state : int
+        State for scikit-learn.
+    what : str
+        What they are drawn for, for the message.
+
+    Returns
+    -------
+    ndarray of bool, shape (scan,)
+        Scans of the groups that were drawn.
+
+    Raises
+    ------
+    InputError
+        If there are too few groups, or a class would be missing among those drawn or the rest.
+    """
+    ids, first = np.unique(groups, return_index=True)
+    if not 0 < number < len(ids):
+        raise InputError(
+            f"{number} of {len(ids)} people cannot be drawn for {what}: both this part and the "
+            "rest need some. Change the shares, or use more scans."
+        )
+    share = min(number, len(ids) - number) / len(ids)
+    values = None if truth is None else truth[first]
+    # Two of a stratum in the smaller part, so that rounding leaves none of them out.
+    strata = strata_of(values, ids, kind, math.ceil(2 / share))
+    if kind == "classification" and truth is not None:
+        _refuse_scarce(truth[first], share, what)
+    division = StratifiedShuffleSplit(1, test_size=number, random_state=state)
+    _, drawn = next(division.split(strata, strata))
+    return np.isin(groups, ids[drawn])
+
+
+def _refuse_scarce(classes: NDArray[Any], share: float, what: str) -> None:
+    """Refuse a class of which a share would be nobody."""
+    names, counts = np.unique(classes, return_counts=True)
+    scarce = [
+        f"{str(name)!r} ({count})"
+        for name, count in zip(names, counts, strict=True)
+        if count * share < 1 - 1e-9
+    ]
+    if scarce:
+        raise InputError(
+            f"{len(scarce)} class(es) of the target have too few people for a share of {share:.2g} "
+            f"({what}): {', '.join(scarce[:5])}. Take larger shares, leave these scans out, or, if "
+            "the target is a number, ask for regression."
+        )

@@ -1,0 +1,360 @@
+"""How a target becomes what a network is trained on, and outputs become predictions again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.metrics import balanced_accuracy, mae
+from semantoks.evaluation.splits import ChoiceSplit, Kind, Split, check_split
+
+ClassWeight = Literal["none", "balanced"]
+"""Whether every scan counts the same, as in the paper, or every class."""
+
+_MARGIN = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class TargetCoding:
+    """What was learned of a target in the training part.
+
+    Parameters
+    ----------
+    kind : {"classification", "regression"}
+        What the target is.
+    classes : ndarray of int, shape (output,)
+        Codes of the classes that can be predicted; empty for regression.
+    mean, deviation : float
+        Of the values; 0 and 1 for classification.
+    """
+
+    kind: Kind
+    classes: NDArray[np.int64]
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @classmethod
+    def of(cls, truth: NDArray[Any], kind: Kind) -> TargetCoding:
+        """Learn from the training part.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (scan,)
+            Codes of the classes, or values, of the training part alone.
+        kind : {"classification", "regression"}
+            What the target is.
+
+        Returns
+        -------
+        TargetCoding
+            The coding.
+
+        Raises
+        ------
+        InputError
+            If all values are the same.
+        """
+        if kind == "classification":
+            return cls(kind, np.unique(truth).astype(np.int64))
+        deviation = float(np.std(truth))
+        if not deviation > 0:
+            raise InputError("all values to learn from are the same: nothing can be learned.")
+        return cls(kind, np.empty(0, dtype=np.int64), float(np.mean(truth)), deviation)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs: one a class, or one for a value."""
+        return len(self.classes) if self.kind == "classification" else 1
+
+    def encode(self, truth: NDArray[Any]) -> NDArray[Any]:
+        """Return what is trained on.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (scan,)
+            Codes of classes of the training part, or values.
+
+        Returns
+        -------
+        ndarray of shape (scan,)
+            Codes without a gap (int64), or standardised values (float64).
+        """
+        if self.kind == "classification":
+            return np.searchsorted(self.classes, truth).astype(np.int64)
+        return np.asarray((np.asarray(truth, dtype=np.float64) - self.mean) / self.deviation)
+
+    def predict(self, outputs: NDArray[np.float64]) -> NDArray[Any]:
+        """Turn outputs into predictions.
+
+        Parameters
+        ----------
+        outputs : ndarray of shape (..., scan, output)
+            Logits, or standardised values.
+
+        Returns
+        -------
+        ndarray of shape (..., scan)
+            Codes of classes, or values in the unit of the target.
+        """
+        if self.kind == "classification":
+            return np.asarray(self.classes[outputs.argmax(axis=-1)])
+        return np.asarray(outputs[..., 0] * self.deviation + self.mean)
+
+    def scores(self, outputs: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+        """Put the logits of the known classes among those of all.
+
+        Parameters
+        ----------
+        outputs : ndarray of shape (scan, output)
+            Logits.
+        n_classes : int
+            Number of all classes.
+
+        Returns
+        -------
+        ndarray of shape (scan, class)
+            Logits; a class that was not learned from has one number, below all others. Of shape
+            (scan, 0) for regression.
+        """
+        if self.kind == "regression":
+            return np.empty((len(outputs), 0))
+        lowest = float(outputs.min(initial=0.0)) - _MARGIN
+        scores = np.full((len(outputs), n_classes), lowest)
+        scores[:, self.classes] = outputs
+        return scores
+
+    def losses(self, truth: NDArray[Any], outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Measure what choices are made by; the lower, the better.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (scan,)
+            Codes of classes, or values, of the validation part.
+        outputs : ndarray of shape (candidate, scan, output)
+            Outputs of each candidate.
+
+        Returns
+        -------
+        ndarray of shape (candidate,)
+            Balanced accuracy, negative, or mean absolute error in the unit of the target.
+        """
+        guesses = [self.predict(one) for one in outputs]
+        if self.kind == "classification":
+            return np.array([-float(balanced_accuracy(truth, guess)) for guess in guesses])
+        return np.array([float(mae(truth, guess)) for guess in guesses])
+
+    def surprise(self, truth: NDArray[Any], outputs: NDArray[np.float64]) -> float:
+        """Measure what decides between candidates that choices take for equal.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (scan,)
+            Codes of classes, or values, of the validation part.
+        outputs : ndarray of shape (scan, output)
+            Logits, or standardised values.
+
+        Returns
+        -------
+        float
+            Mean cross-entropy over the scans whose class was learned from, or mean absolute error.
+        """
+        if self.kind == "regression":
+            return float(mae(truth, self.predict(outputs)))
+        seen = np.isin(truth, self.classes)
+        chance = log_softmax(outputs[seen], axis=1)
+        own = self.encode(np.asarray(truth)[seen])
+        return float(-chance[np.arange(len(own)), own].mean()) if len(own) else 0.0
+
+    def weigh(self, truth: NDArray[Any], class_weight: ClassWeight) -> NDArray[np.float64]:
+        """Weigh the scans of the training part.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (scan,)
+            Codes of the classes, or values.
+        class_weight : {"none", "balanced"}
+            Whether every scan counts the same, or every class.
+
+        Returns
+        -------
+        ndarray of shape (scan,)
+            Weights of 1 on average.
+        """
+        if self.kind == "regression" or class_weight == "none":
+            return np.ones(len(truth))
+        code = self.encode(truth)
+        counts = np.bincount(code, minlength=len(self.classes))
+        share = np.asarray(len(truth) / (len(self.classes) * counts))
+        return np.asarray(share[code])
+
+
+def check_choices(
+    splits: Sequence[Split], truth: NDArray[Any], subjects: NDArray[Any], *, kind: Kind
+) -> tuple[ChoiceSplit, ...]:
+    """Check splits and return what of them may be looked at while training.
+
+    The target of test scans is not looked at: it may be unknown.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+        Splits with a validation part.
+    truth : ndarray of shape (scan,)
+        Codes of the classes (0, 1, ...), or values.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+    kind : {"classification", "regression"}
+        What the target is.
+
+    Returns
+    -------
+    tuple of ChoiceSplit
+        The splits without their test parts.
+
+    Raises
+    ------
+    InputError
+        If lengths differ, a split leaks or has no validation part, or the target of a scan that is
+        learned or chosen on is not known.
+    ConfigurationError
+        If the kind is unknown.
+    """
+    if kind not in get_args(Kind):
+        raise ConfigurationError(f"kind is classification or regression, not {kind!r}.")
+    if len(truth) != len(subjects):
+        raise InputError(f"{len(truth)} true values came with the subjects of {len(subjects)}.")
+    if not len(splits):
+        raise InputError("there are no splits to predict.")
+    choices = []
+    for split in splits:
+        check_split(split, subjects, truth if kind == "classification" else None)
+        choice = choice_of(split)
+        for part in (choice.train, choice.validation):
+            check_known(truth[part], kind, str(split))
+        choices.append(choice)
+    return tuple(choices)
+
+
+def choice_of(split: Split) -> ChoiceSplit:
+    """Return what may be looked at while something is chosen, or say where to get it.
+
+    Parameters
+    ----------
+    split : Split
+        A split.
+
+    Returns
+    -------
+    ChoiceSplit
+        Training and validation part.
+
+    Raises
+    ------
+    InputError
+        If the split has no validation part.
+    """
+    if not len(split.validation):
+        raise InputError(
+            f"{split} has no validation part, on which this method chooses its rate or its epoch. "
+            "RandomSubjectSplits makes splits with one, and other splitters do if they are given a "
+            "share for it (validation=0.2); closed-form probes need none."
+        )
+    return split.for_choice()
+
+
+def check_known(truth: NDArray[Any], kind: Kind, where: str) -> None:
+    """Refuse targets that cannot be learned from.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (scan,)
+        Codes of the classes, or values.
+    kind : {"classification", "regression"}
+        What the target is.
+    where : str
+        What they are of, for the message.
+
+    Raises
+    ------
+    InputError
+        If a target is not finite, or a code is no whole number from 0.
+    """
+    numbers = np.asarray(truth, dtype=np.float64)
+    unknown = int((~np.isfinite(numbers)).sum())
+    if unknown:
+        raise InputError(
+            f"{where}: the target of {unknown} of {len(numbers)} scan(s) to learn from or to "
+            "choose on is not known. Leave these scans out."
+        )
+    if kind == "classification" and ((numbers < 0) | (numbers % 1 != 0)).any():
+        raise InputError(f"{where}: classes must be given as codes 0, 1, 2 and so on.")
+
+
+def encode_labels(
+    y: ArrayLike, other: ArrayLike, kind: Kind
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Turn labels of any type into codes.
+
+    Parameters
+    ----------
+    y, other : array_like of shape (scan,)
+        Classes or values of training and validation part.
+    kind : {"classification", "regression"}
+        What they are.
+
+    Returns
+    -------
+    truth, other : ndarray of shape (scan,)
+        Codes, or values.
+    classes : ndarray or None
+        Label of each code; None for regression.
+    """
+    first, second = np.asarray(y), np.asarray(other)
+    if kind == "regression":
+        return first.astype(np.float64), second.astype(np.float64), None
+    labels = np.concatenate([first, second])
+    if np.issubdtype(labels.dtype, np.floating):
+        check_known(np.abs(labels).round(), "classification", "fit")
+    classes, codes = np.unique(labels, return_inverse=True)
+    return codes[: len(first)], codes[len(first) :], classes
+
+
+def best_of(losses: ArrayLike, seconds: ArrayLike | None = None) -> int:
+    """Choose the candidate with the lowest loss.
+
+    Parameters
+    ----------
+    losses : array_like of shape (candidate,)
+        Losses; those that are not finite are never chosen.
+    seconds : array_like of shape (candidate,), optional
+        What decides between equal losses, the lower the better.
+
+    Returns
+    -------
+    int
+        The chosen one; among equal ones, the first.
+
+    Raises
+    ------
+    InputError
+        If no loss is finite.
+
+    Examples
+    --------
+    >>> best_of([-0.5, -0.75, -0.75]), best_of([-0.5, -0.75, -0.75], [0, 2, 1])
+    (1, 2)
+    """
+    first = np.asarray(losses, dtype=np.float64)
+    second = np.zeros(len(first)) if seconds is None else np.asarray(seconds, dtype=np.float64)
+    if not np.isfinite(first).any():
+        raise InputError("training diverged at every rate: no loss on the validation is finite.")
+    keys = np.stack(
+        [np.nan_to_num(second, nan=np.inf), np.where(np.isfinite(first), first, np.inf)]
+    )
+    return int(np.lexsort(keys)[0])

@@ -1,0 +1,135 @@
+"""Networks that read windows, and how they are trained."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from semantoks.errors import ConfigurationError
+from semantoks.evaluation.target_coding import ClassWeight
+from semantoks.training.config import ViewsConfig
+from semantoks.training.precision import Precision
+
+TRAINING_VIEWS: Final = ViewsConfig(roi_dropout=0.0)
+"""Augmentation of a training window: that of pretraining, but all ROIs stay."""
+
+
+class WindowTraining(NamedTuple):
+    """How a network is trained on windows.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of AdamW at the beginning; a cosine brings it to 0.
+    epochs : int
+        How often every scan is seen, by one random window each time.
+    patience : int or None
+        Epochs without a better one on validation after which training ends; None for never. The
+        best epoch is taken in any case.
+    batch_size : int
+        Scans a step.
+    weight_decay : float
+        Of AdamW, on every parameter.
+    clip : float
+        Largest norm of the gradient.
+    windows : int
+        Windows of a scan whose outputs are averaged, on validation and test.
+    class_weight : {"none", "balanced"}
+        Whether every scan counts the same, or every class.
+    views : ViewsConfig
+        Augmentation of training windows.
+    precision : {"auto", "float32", "bf16", "fp16"}
+        Of matrix products.
+    seed : int
+        Seed of weights, windows, order and augmentation.
+    """
+
+    learning_rate: float = 1e-4
+    epochs: int = 50
+    patience: int | None = None
+    batch_size: int = 16
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    windows: int = 8
+    class_weight: ClassWeight = "none"
+    views: ViewsConfig = TRAINING_VIEWS
+    precision: Precision = "float32"
+    seed: int = 0
+
+
+class WindowModel(nn.Module, ABC):
+    """What turns windows into outputs and says how fast its parts learn.
+
+    Parameters
+    ----------
+    window : int
+        Samples in a window.
+    dim : int
+        Width by which a precision is chosen.
+    """
+
+    def __init__(self, window: int, dim: int) -> None:
+        super().__init__()
+        self.window, self.dim = window, dim
+
+    @abstractmethod
+    def forward(self, series: Tensor, valid: NDArray[np.bool_]) -> Tensor:
+        """Read windows.
+
+        Parameters
+        ----------
+        series : Tensor of shape (batch, roi, time)
+            Windows.
+        valid : ndarray of bool, shape (batch, roi)
+            ROIs that carry signal.
+
+        Returns
+        -------
+        Tensor of shape (batch, output)
+            Logits, or standardised values.
+        """
+
+    @abstractmethod
+    def rates(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Group parameters by how fast they learn.
+
+        Parameters
+        ----------
+        learning_rate : float
+            Of what learns fastest.
+
+        Returns
+        -------
+        list of dict
+            Groups for the optimizer (params, lr); every parameter is in exactly one.
+        """
+
+
+def check_training(settings: WindowTraining) -> None:
+    """Refuse settings that cannot be trained with.
+
+    Parameters
+    ----------
+    settings : WindowTraining
+        How to train.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is impossible.
+    """
+    for name in ("epochs", "batch_size", "windows"):
+        if getattr(settings, name) < 1:
+            raise ConfigurationError(f"{name} is {getattr(settings, name)}; at least 1 is needed.")
+    for name in ("learning_rate", "clip"):
+        if not 0 < getattr(settings, name) < math.inf:
+            raise ConfigurationError(f"{name} is {getattr(settings, name)}; it must be positive.")
+    if settings.weight_decay < 0:
+        raise ConfigurationError(f"weight_decay is {settings.weight_decay}; 0 is the least.")
+    if settings.patience is not None and settings.patience < 1:
+        raise ConfigurationError(f"patience is {settings.patience}; at least 1 is needed, or None.")

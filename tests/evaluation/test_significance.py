@@ -1,0 +1,210 @@
+"""Tests hold what they promise: p is uniform where there is nothing, small where there is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
+
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.probe import FoldPrediction, cross_validated_predictions
+from semantoks.evaluation.significance import (
+    compare_folds,
+    correct_p_values,
+    permutation_test,
+    permute_labels,
+    resampled_t_test,
+)
+from semantoks.evaluation.splits import Split
+
+
+def splits_of(n: int, k: int = 4) -> list[Split]:
+    folds = np.arange(n) % k
+    return [
+        Split("mine", 0, str(i), np.flatnonzero(folds != i), np.flatnonzero(folds == i))
+        for i in range(k)
+    ]
+
+
+def test_without_shared_training_scans_it_is_the_t_test_of_scipy():
+    x = np.random.default_rng(0).standard_normal(12) + 0.4
+    found, expected = resampled_t_test(x, 1.0, 0.0), stats.ttest_1samp(x, 0)
+    assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert found[1:3] == pytest.approx(expected.confidence_interval())
+
+
+def test_the_correction_is_that_of_nadeau_and_bengio():
+    x = np.array([0.01, 0.05, 0.02, 0.04])
+    found = resampled_t_test(np.r_[x, np.nan], 90, 10)
+    error = np.sqrt((1 / 4 + 10 / 90) * x.var(ddof=1))
+    assert found.statistic == pytest.approx(0.03 / error)
+    assert found.n_folds == 4
+    assert found.p > stats.ttest_1samp(x, 0).pvalue
+
+
+def test_a_t_test_of_nothing_is_no_result():
+    assert np.isnan(resampled_t_test([0.1], 8, 2).p)
+    assert resampled_t_test([0.1, 0.1], 8, 2).p == 0
+    assert resampled_t_test([0.0, 0.0], 8, 2).p == 1
+
+
+def test_the_plain_t_test_finds_too_much_where_the_corrected_one_does_not():
+    """Two models of noise on repeated splits of 40 people: nobody is better."""
+    random = np.random.default_rng(0)
+    plain, corrected = 0, 0
+    for _ in range(40):
+        truth = random.standard_normal(40)
+        x, y = (random.standard_normal((40, 3)) for _ in range(2))
+        differences = []
+        for _ in range(15):
+            order = random.permutation(40)
+            train, test = order[:30], order[30:]
+            errors = [
+                np.mean((truth[test] - z[test] @ np.linalg.lstsq(z[train], truth[train])[0]) ** 2)
+                for z in (x, y)
+            ]
+            differences.append(errors[0] - errors[1])
+        plain += stats.ttest_1samp(differences, 0).pvalue < 0.05
+        corrected += resampled_t_test(differences, 30, 10).p < 0.05
+    assert plain > 10
+    assert corrected <= 5
+
+
+def test_methods_are_compared_fold_by_fold():
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 80)
+    good = random.standard_normal((80, 4)) + 1.5 * truth[:, None]
+    how = {"kind": "classification", "subjects": np.arange(80)}
+    first, second = (
+        cross_validated_predictions(x, truth, splits_of(80), **how)
+        for x in (good, random.standard_normal((80, 4)))
+    )
+    found = compare_folds(first, second, truth, kind="classification")
+    values = [
+        [balanced_accuracy_score(truth[f.split.test], f.prediction) for f in folds]
+        for folds in (first, second)
+    ]
+    assert found.difference == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
+    assert found == resampled_t_test(np.subtract(*values), 60, 20)
+    assert found.p < 0.05
+    area = compare_folds(first, second, truth, kind="classification", metric="auc")
+    assert area.difference > 0.2
+    with pytest.raises(InputError, match="do not hold the same scans"):
+        compare_folds(first, second[::-1], truth, kind="classification")
+    with pytest.raises(ConfigurationError, match="not 'mae'"):
+        compare_folds(first, second, truth, kind="classification", metric="mae")
+
+
+def test_p_is_uniform_where_labels_say_nothing():
+    random = np.random.default_rng(0)
+    splits = splits_of(18, 2)
+    p = []
+    for seed in range(25):
+        features, truth = random.standard_normal((18, 2)), np.arange(18) // 2 % 2
+        found = permutation_test(
+            features,
+            random.permutation(truth),
+            lambda _: splits,
+            kind="classification",
+            subjects=np.arange(18),
+            metric="auc",
+            n_permutations=11,
+            seed=seed,
+        )
+        # p has steps: spread each over the step that it stands for, ties over all of theirs
+        ties = (found.null == found.value).sum()
+        p.append(found.p - random.random() * (1 + ties) / 12)
+    assert stats.kstest(p, "uniform").pvalue > 0.05
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("classification", None), ("regression", "mae")])
+def test_p_is_small_where_labels_are_planted(kind, metric):
+    random = np.random.default_rng(0)
+    truth = np.arange(30) % 2 if kind == "classification" else random.standard_normal(30)
+    features = random.standard_normal((30, 3)) + 3 * truth[:, None]
+    calls: list[tuple[int, int]] = []
+    found = permutation_test(
+        features,
+        truth,
+        lambda labels: splits_of(len(labels), 2 if kind == "regression" else 3),
+        kind=kind,
+        subjects=np.arange(30),
+        metric=metric,
+        n_permutations=19,
+        progress=lambda i, n: calls.append((i, n)),
+    )
+    assert found.p == pytest.approx(1 / 20)
+    assert calls[-1] == (19, 19)
+
+
+def test_labels_that_follow_the_site_do_not_count_within_sites():
+    """The diagnosis is decodable by the site alone: free permutations find it, blocks do not."""
+    random = np.random.default_rng(0)
+    site = np.repeat([0, 1], 20)
+    truth = np.where(random.random(40) < 0.15, 1 - site, site)
+    features = random.standard_normal((40, 2)) + 4 * site[:, None]
+    how = {"kind": "classification", "subjects": np.arange(40), "n_permutations": 39}
+    order = random.permutation(40)
+    splits = [
+        Split("mine", 0, str(i), np.sort(order[np.arange(40) % 2 != i]), np.sort(order[i::2]))
+        for i in range(2)
+    ]
+    free = permutation_test(features, truth, lambda _: splits, **how)
+    within = permutation_test(features, truth, lambda _: splits, blocks=site, **how)
+    assert free.p <= 0.05
+    assert within.p > 0.1
+
+
+def test_labels_of_a_subject_move_together():
+    random = np.random.default_rng(0)
+    subjects = np.array(["a", "b", "a", "c", "d", "c"])
+    truth = np.array([1, 2, 1, 3, 4, 3])
+    for _ in range(20):
+        labels = permute_labels(truth, subjects, random)
+        assert labels[0] == labels[2]
+        assert labels[3] == labels[5]
+        assert sorted({labels[0], labels[1], labels[3], labels[4]}) == [1, 2, 3, 4]
+    sessions = np.array([1, 2, 5, 3, 4, 6])  # differ within a subject: only like ones change places
+    seen = {tuple(permute_labels(sessions, subjects, random)) for _ in range(40)}
+    assert seen == {
+        (a, b, c, d, e, f)
+        for a, c, d, f in ((1, 5, 3, 6), (3, 6, 1, 5))
+        for b, e in ((2, 4), (4, 2))
+    }
+
+
+def test_labels_stay_in_their_blocks():
+    random = np.random.default_rng(0)
+    truth, blocks = np.array([1, 2, 3, 4]), np.array(["x", "x", "y", "y"])
+    for _ in range(10):
+        assert set(permute_labels(truth, np.arange(4), random, blocks)[:2]) == {1, 2}
+    with pytest.raises(InputError, match="scans in several blocks, the first is '0'"):
+        permute_labels(truth, np.array([0, 1, 0, 2]), random, blocks)
+    with pytest.raises(InputError, match="no label can move"):
+        permute_labels(truth, np.arange(4), random, np.arange(4))
+
+
+def test_corrections_are_known_ones():
+    # Benjamini and Hochberg 1995, table 1: four of fifteen are significant at .05, Holm finds three
+    p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
+    p += [0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
+    assert (correct_p_values(p) <= 0.05).sum() == 4
+    assert (correct_p_values(p, "holm") <= 0.05).sum() == 3
+    np.testing.assert_allclose(correct_p_values(p), stats.false_discovery_control(p))
+    np.testing.assert_allclose(
+        correct_p_values([0.03, np.nan, 0.01, 0.04], "holm"), [0.06, np.nan, 0.03, 0.06]
+    )
+    assert (correct_p_values(p, "fdr_by") >= correct_p_values(p)).all()
+    assert np.isnan(correct_p_values([np.nan])).all()
+    with pytest.raises(InputError, match="between 0 and 1"):
+        correct_p_values([1.2])
+    with pytest.raises(ConfigurationError, match="not 'bonferroni'"):
+        correct_p_values([0.1], "bonferroni")
+
+
+def test_fold_without_a_defined_metric_is_left_out():
+    split = splits_of(8, 4)
+    truth = np.array([0, 1, 0, 1, 0, 1, 0, 1])  # each test part holds one class
+    folds = [FoldPrediction(s, truth[s.test], np.eye(2)[truth[s.test]]) for s in split]
+    assert compare_folds(folds, folds, truth, kind="classification", metric="auc").n_folds == 0
