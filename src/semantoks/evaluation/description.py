@@ -1,0 +1,357 @@
+"""The kinds of read-out: what is kept of a window, and what it says of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semantoks.errors import ConfigurationError, nearest
+from semantoks.model.encoder import Encoding, SemantoksEncoder
+
+FeatureKind = str
+"""Parts of a description, joined by "+": "mean+cls" (the reference), "networks+second-order"."""
+
+Matrix = NDArray[np.float64]
+
+_ROWS: Final = 100
+"""Series that a second-order description compares at most: 4,950 pairs."""
+_SHRINKAGE: Final = 0.5
+"""Share of the identity in a correlation matrix whose logarithm is taken."""
+_STRONGEST: Final = 1 - 1e-6
+"""Correlations are cut here, so that two identical series have a finite Fisher z."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A kind of read-out.
+
+    Parameters
+    ----------
+    names : callable
+        Takes the encoder; names the numbers.
+    look : callable
+        Takes the encoder, windows (batch, roi, time) and what it says of them, or None if it was
+        not asked; returns what is kept of every window, a tensor (batch, ...).
+    describe : callable, optional
+        Takes what was kept of all windows of a scan, (window, ...), and returns its numbers,
+        (feature,). Without it they are the mean over windows.
+    encodes : bool
+        Whether `look` needs what the encoder says.
+    """
+
+    names: Callable[[SemantoksEncoder], list[str]]
+    look: Callable[[SemantoksEncoder, Tensor, Any], Tensor]
+    describe: Callable[[Matrix], Matrix] | None = None
+    encodes: bool = True
+
+
+def feature_parts(features: FeatureKind) -> tuple[str, ...]:
+    """Take a description apart.
+
+    Parameters
+    ----------
+    features : str
+        Names of `PARTS`, joined by "+".
+
+    Returns
+    -------
+    tuple of str
+        The names, in order.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such part, or one comes twice.
+
+    Examples
+    --------
+    >>> feature_parts("networks+second-order")
+    ('networks', 'second-order')
+    """
+    parts = tuple(str(features).split("+"))
+    for part in parts:
+        if part not in PARTS:
+            raise ConfigurationError(
+                f"there are no features {part!r}; there are {', '.join(PARTS)}, and any of them "
+                "joined by '+', such as mean+cls." + nearest(part, PARTS)
+            )
+    if len(set(parts)) < len(parts):
+        raise ConfigurationError(f"features {features!r} name a part twice; name it once.")
+    return parts
+
+
+def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls") -> list[str]:
+    """Name the numbers of a description, after the places on the network axis of the tokens.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        The model.
+    features : str
+        What is read out: parts joined by "+".
+
+    Returns
+    -------
+    list of str
+        mean_0000, ..., cls_0000, ..., <network>_0000, ..., <network>_mean_0000, ... with
+        <network>_sd_0000, ..., second_order_<network>_00~<network>_00, ...,
+        synchrony_<network>_00~<network>_01, ..., or log_synchrony_<network>_00~<network>_01, ...
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such read-out, or the model has nothing for it.
+
+    Examples
+    --------
+    >>> from semantoks.data.atlas import Atlas
+    >>> encoder = SemantoksEncoder(Atlas.load("cc200"), dim=64, depth=0)
+    >>> feature_names(encoder, "networks")[64]
+    'Default_0000'
+    >>> feature_names(encoder, "second-order")[0]
+    'second_order_Vis_01~Vis_00'
+    """
+    return [name for part in feature_parts(features) for name in PARTS[part].names(encoder)]
+
+
+def read_out(encoding: Encoding, features: FeatureKind = "mean+cls") -> Tensor:
+    """Reduce what the encoder says of windows to one row of numbers a window.
+
+    The mean is over all tokens; those of masked networks count, as in the released code.
+
+    Parameters
+    ----------
+    encoding : Encoding
+        Summary (batch, dim) and tokens (batch, network, patch, dim).
+    features : {"mean+cls", "mean", "cls", "networks"}
+        What is wanted: of the parts, those that a window alone has.
+
+    Returns
+    -------
+    Tensor of shape (batch, feature)
+        2 dim, dim, dim or network * dim numbers a window, named by `feature_names`.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such part, or it is none of a window alone.
+
+    Examples
+    --------
+    >>> encoding = Encoding(torch.zeros(3, 8), torch.zeros(3, 7, 5, 8))
+    >>> read_out(encoding).shape, read_out(encoding, "networks").shape
+    (torch.Size([3, 16]), torch.Size([3, 56]))
+    """
+    parts = feature_parts(features)
+    for part in parts:
+        if part not in _OF_TOKENS:
+            raise ConfigurationError(
+                f"{part} is no description of a window alone; use encode_scans or embed."
+            )
+    return torch.cat([_OF_TOKENS[part](encoding) for part in parts], 1)
+
+
+def token_statistics(tokens: NDArray[np.floating[Any]]) -> Matrix:
+    """Take mean and standard deviation of every network's tokens over patches and windows.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (window, network, patch, dim)
+        Tokens of all windows of a scan.
+
+    Returns
+    -------
+    ndarray of shape (network * 2 * dim,)
+        For every network dim means, then dim standard deviations (divided by the number of
+        tokens); a single token has none.
+    """
+    tokens = np.asarray(tokens, dtype=np.float64)
+    return np.stack([tokens.mean((0, 2)), tokens.std((0, 2))], axis=1).ravel()
+
+
+def second_order(tokens: NDArray[np.floating[Any]]) -> Matrix:
+    """Correlate the tokens of networks over all patches and windows of a scan.
+
+    Every token is projected onto q orthonormal directions, which were drawn once and for all for
+    its width; q is as large as keeps network * q at 100 at most, and at least 1. That makes
+    network * q series over (window, patch). The numbers are the Fisher z of the correlation of
+    every pair of them, also of the same network. Drawn directions keep inner products on average,
+    and, other than principal ones, let no scan depend on another.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (window, network, patch, dim)
+        Tokens of all windows of a scan.
+
+    Returns
+    -------
+    ndarray of shape (pair,)
+        The lower triangle, row by row; 0 where nothing varies.
+    """
+    _, networks, _, dim = tokens.shape
+    projected = np.asarray(tokens, dtype=np.float64) @ _directions(
+        dim, _n_directions(networks, dim)
+    )
+    series = projected.transpose(1, 3, 0, 2).reshape(networks * projected.shape[-1], -1)
+    return fisher_z_of(correlation(series))
+
+
+def correlation(series: NDArray[np.floating[Any]]) -> Matrix:
+    """Correlate series with one another.
+
+    Parameters
+    ----------
+    series : ndarray of shape (..., row, time)
+        Series.
+
+    Returns
+    -------
+    ndarray of shape (..., row, row)
+        1 on the diagonal; 0 beside it where a series does not vary.
+    """
+    centred = np.asarray(series, dtype=np.float64)
+    size = np.linalg.norm(centred, axis=-1, keepdims=True)
+    centred = centred - centred.mean(-1, keepdims=True)
+    norm = np.linalg.norm(centred, axis=-1, keepdims=True)
+    # What is left of a constant by rounding is no variation.
+    unit = np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-6 * size)
+    found = unit @ unit.swapaxes(-1, -2)
+    rows = np.arange(found.shape[-1])
+    found[..., rows, rows] = 1.0
+    return np.asarray(found)
+
+
+def fisher_z_of(correlations: Matrix) -> Matrix:
+    """Take the Fisher z of every pair of a correlation matrix.
+
+    Parameters
+    ----------
+    correlations : ndarray of shape (..., row, row)
+        Symmetric.
+
+    Returns
+    -------
+    ndarray of shape (..., pair)
+        The lower triangle, row by row.
+    """
+    row, column = np.tril_indices(correlations.shape[-1], -1)
+    pairs = correlations[..., row, column]
+    return np.asarray(np.arctanh(np.clip(pairs, -_STRONGEST, _STRONGEST)))
+
+
+def log_of(correlations: Matrix) -> Matrix:
+    """Take the matrix logarithm of the mean of correlation matrices, half way to the identity.
+
+    Where correlations are many, each says something of all others. The logarithm takes indirect
+    ones out, as partial correlations do, and is less noisy; halfway to the identity it exists
+    however short a scan is.
+
+    Parameters
+    ----------
+    correlations : ndarray of shape (window, row, row)
+        Of all windows of a scan.
+
+    Returns
+    -------
+    ndarray of shape (pair,)
+        The lower triangle of log(½ mean + ½ identity), row by row.
+    """
+    mean = correlations.mean(axis=0)
+    if not np.isfinite(mean).all():  # of broken weights; whoever asked says so
+        return np.full(len(mean) * (len(mean) - 1) // 2, np.nan)
+    shrunk = (1 - _SHRINKAGE) * mean + _SHRINKAGE * np.eye(len(mean))
+    values, vectors = np.linalg.eigh(shrunk)
+    logarithm = (vectors * np.log(values)) @ vectors.T
+    return np.asarray(logarithm[np.tril_indices(len(mean), -1)])
+
+
+def _n_directions(networks: int, dim: int) -> int:
+    """Say onto how many directions tokens are projected."""
+    return max(1, min(dim, _ROWS // networks))
+
+
+def _directions(dim: int, count: int) -> Matrix:
+    """Draw orthonormal directions (dim, count), the same ones at every call."""
+    drawn = np.random.default_rng(0).standard_normal((dim, count))
+    return np.asarray(np.linalg.qr(drawn)[0])
+
+
+def _pairs(prefix: str, rows: list[str]) -> list[str]:
+    """Name the lower triangle, row by row."""
+    lower = sorted((b, a) for a, b in combinations(range(len(rows)), 2))
+    return [f"{prefix}_{rows[b]}~{rows[a]}" for b, a in lower]
+
+
+def _numbered(names: tuple[str, ...], encoder: SemantoksEncoder) -> list[str]:
+    """Name dim numbers for every name."""
+    return [f"{name}_{i:04d}" for name in names for i in range(encoder.dim)]
+
+
+def _name_networks(encoder: SemantoksEncoder) -> list[str]:
+    """Name the mean tokens of networks."""
+    return _numbered(encoder.token_atlas.network_names, encoder)
+
+
+def _name_statistics(encoder: SemantoksEncoder) -> list[str]:
+    """Name means and deviations of networks."""
+    networks = encoder.token_atlas.network_names
+    return _numbered(tuple(f"{n}_{what}" for n in networks for what in ("mean", "sd")), encoder)
+
+
+def _name_second_order(encoder: SemantoksEncoder) -> list[str]:
+    """Name pairs of projected tokens."""
+    networks = encoder.token_atlas.network_names
+    count = _n_directions(len(networks), encoder.dim)
+    return _pairs("second_order", [f"{n}_{i:02d}" for n in networks for i in range(count)])
+
+
+def _name_courses(prefix: str, encoder: SemantoksEncoder) -> list[str]:
+    """Name pairs of time courses."""
+    if encoder.synchrony is None:
+        raise ConfigurationError(
+            "features 'synchrony' and 'log-synchrony' are those of learned time courses, but this "
+            "model has none; pretrain one with --set model.time_courses=8."
+        )
+    known = zip(encoder.token_atlas.network_names, encoder.synchrony.counts, strict=True)
+    rows = [f"{network}_{i:02d}" for network, count in known for i in range(count)]
+    return _pairs(prefix, rows)
+
+
+def _course_correlations(encoder: SemantoksEncoder, series: Tensor, _: object) -> Tensor:
+    """Correlate time courses over every window."""
+    if encoder.synchrony is None:
+        raise ConfigurationError("this model has no time courses.")
+    courses = encoder.synchrony.courses(series).cpu().numpy()
+    return torch.from_numpy(correlation(courses))
+
+
+def _course_z(encoder: SemantoksEncoder, series: Tensor, encoding: object) -> Tensor:
+    """Take Fisher z of the correlations of time courses."""
+    return torch.from_numpy(fisher_z_of(_course_correlations(encoder, series, encoding).numpy()))
+
+
+_OF_TOKENS: Final[dict[str, Callable[[Encoding], Tensor]]] = {
+    "mean": lambda encoding: encoding.tokens.mean((1, 2)),
+    "cls": lambda encoding: encoding.summary,
+    "networks": lambda encoding: encoding.tokens.mean(2).flatten(1),
+}
+
+PARTS: Final[dict[str, Part]] = {
+    "mean": Part(lambda e: _numbered(("mean",), e), lambda _e, _s, x: _OF_TOKENS["mean"](x)),
+    "cls": Part(lambda e: _numbered(("cls",), e), lambda _e, _s, x: _OF_TOKENS["cls"](x)),
+    "networks": Part(_name_networks, lambda _e, _s, x: _OF_TOKENS["networks"](x)),
+    "network-statistics": Part(_name_statistics, lambda _e, _s, x: x.tokens, token_statistics),
+    "second-order": Part(_name_second_order, lambda _e, _s, x: x.tokens, second_order),
+    "synchrony": Part(lambda e: _name_courses("synchrony", e), _course_z, encodes=False),
+    "log-synchrony": Part(
+        lambda e: _name_courses("log_synchrony", e), _course_correlations, log_of, encodes=False
+    ),
+}
+"""All kinds of read-out by name."""
