@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,24 @@ _STRONGEST: Final = 1 - 1e-6
 """Correlations are cut here, so that two identical series have a finite Fisher z."""
 
 
+class Seen(NamedTuple):
+    """Windows, and what the encoder says of them.
+
+    Parameters
+    ----------
+    series : Tensor of shape (batch, roi, time)
+        The windows.
+    mask : Tensor of shape (batch, network, patch) or None
+        True for networks that a scan lacks.
+    encoding : Encoding
+        What the encoder says; empty if no part asked for it.
+    """
+
+    series: Tensor
+    mask: Tensor | None
+    encoding: Encoding
+
+
 @dataclass(frozen=True)
 class Part:
     """A kind of read-out.
@@ -37,8 +55,7 @@ class Part:
     names : callable
         Takes the encoder; names the numbers.
     look : callable
-        Takes the encoder, windows (batch, roi, time) and what it says of them, or None if it was
-        not asked; returns what is kept of every window, a tensor (batch, ...).
+        Takes the encoder and `Seen`; returns what is kept of every window, a tensor (batch, ...).
     describe : callable, optional
         Takes what was kept of all windows of a scan, (window, ...), and returns its numbers,
         (feature,). Without it they are the mean over windows.
@@ -47,7 +64,7 @@ class Part:
     """
 
     names: Callable[[SemantoksEncoder], list[str]]
-    look: Callable[[SemantoksEncoder, Tensor, Any], Tensor]
+    look: Callable[[SemantoksEncoder, Seen], Tensor]
     describe: Callable[[Matrix], Matrix] | None = None
     encodes: bool = True
 
@@ -324,17 +341,25 @@ def _name_courses(prefix: str, encoder: SemantoksEncoder) -> list[str]:
     return _pairs(prefix, rows)
 
 
-def _course_correlations(encoder: SemantoksEncoder, series: Tensor, _: object) -> Tensor:
-    """Correlate time courses over every window."""
+def _course_correlations(encoder: SemantoksEncoder, seen: Seen) -> Tensor:
+    """Correlate time courses over every window; those of networks that are not there are 0."""
     if encoder.synchrony is None:
         raise ConfigurationError("this model has no time courses.")
-    courses = encoder.synchrony.courses(series).cpu().numpy()
-    return torch.from_numpy(correlation(courses))
+    courses = encoder.synchrony.courses(seen.series)
+    if seen.mask is not None:
+        there = ~seen.mask.all(dim=2)
+        courses = courses * there.index_select(1, encoder.synchrony.owner)[..., None]
+    return torch.from_numpy(correlation(courses.cpu().numpy()))
 
 
-def _course_z(encoder: SemantoksEncoder, series: Tensor, encoding: object) -> Tensor:
+def _course_z(encoder: SemantoksEncoder, seen: Seen) -> Tensor:
     """Take Fisher z of the correlations of time courses."""
-    return torch.from_numpy(fisher_z_of(_course_correlations(encoder, series, encoding).numpy()))
+    return torch.from_numpy(fisher_z_of(_course_correlations(encoder, seen).numpy()))
+
+
+def _tokens(_: SemantoksEncoder, seen: Seen) -> Tensor:
+    """Keep all tokens."""
+    return seen.encoding.tokens
 
 
 _OF_TOKENS: Final[dict[str, Callable[[Encoding], Tensor]]] = {
@@ -344,11 +369,11 @@ _OF_TOKENS: Final[dict[str, Callable[[Encoding], Tensor]]] = {
 }
 
 PARTS: Final[dict[str, Part]] = {
-    "mean": Part(lambda e: _numbered(("mean",), e), lambda _e, _s, x: _OF_TOKENS["mean"](x)),
-    "cls": Part(lambda e: _numbered(("cls",), e), lambda _e, _s, x: _OF_TOKENS["cls"](x)),
-    "networks": Part(_name_networks, lambda _e, _s, x: _OF_TOKENS["networks"](x)),
-    "network-statistics": Part(_name_statistics, lambda _e, _s, x: x.tokens, token_statistics),
-    "second-order": Part(_name_second_order, lambda _e, _s, x: x.tokens, second_order),
+    "mean": Part(lambda e: _numbered(("mean",), e), lambda _, x: _OF_TOKENS["mean"](x.encoding)),
+    "cls": Part(lambda e: _numbered(("cls",), e), lambda _, x: _OF_TOKENS["cls"](x.encoding)),
+    "networks": Part(_name_networks, lambda _, x: _OF_TOKENS["networks"](x.encoding)),
+    "network-statistics": Part(_name_statistics, _tokens, token_statistics),
+    "second-order": Part(_name_second_order, _tokens, second_order),
     "synchrony": Part(lambda e: _name_courses("synchrony", e), _course_z, encodes=False),
     "log-synchrony": Part(
         lambda e: _name_courses("log_synchrony", e), _course_correlations, log_of, encodes=False

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from semantoks.data.placement import roi_positions
 from semantoks.data.store import Store
@@ -19,6 +18,7 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.description import (
     PARTS,
     FeatureKind,
+    Seen,
     feature_names,
     feature_parts,
     read_out,
@@ -41,6 +41,8 @@ __all__ = [
 
 SmallerAtlas = Literal["refuse", "mask"]
 """What becomes of scans of an atlas that is a part of the model's."""
+
+_NOTHING: Final = Encoding(torch.empty(0), torch.empty(0))
 
 Reader = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float32]]
 
@@ -283,7 +285,8 @@ def encode_scans(
             series = torch.from_numpy(scans.read(scan[batch], start[batch], length)).to(device)
             mask = network_mask(network_valid[scan[batch]], length // encoder.patch)
             mask = None if mask is None else mask.to(device)
-            rows.add(scan[batch], series, encoder(series, mask) if encodes else None)
+            encoding = encoder(series, mask) if encodes else _NOTHING
+            rows.add(scan[batch], Seen(series, mask, encoding))
             if progress is not None:
                 progress(min(first + batch_size, len(scan)), len(scan))
     found = rows.finish(np.bincount(scan, minlength=len(scans.lengths)))
@@ -311,16 +314,15 @@ class _Rows:
         }
         self.last = -1
 
-    def add(self, scan: NDArray[np.int64], series: Tensor, encoding: Encoding | None) -> None:
+    def add(self, scan: NDArray[np.int64], seen: Seen) -> None:
         """Take the windows of a batch in."""
         kept: dict[str, NDArray[Any]] = {}
         for part, columns in self.columns.items():
-            seen = PARTS[part].look(self.encoder, series, encoding)
-            values = seen.float().cpu().numpy()
+            values = PARTS[part].look(self.encoder, seen).float().cpu().numpy()
             if part in self.open:
                 kept[part] = values
             else:
-                np.add.at(self.rows, (scan, columns), values)
+                np.add.at(self.rows[:, columns], scan, values)
         if not kept:
             return
         for one in np.unique(scan):

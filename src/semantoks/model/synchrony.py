@@ -105,13 +105,14 @@ class Synchrony(nn.Module):
             whatever the precision around.
         """
         with torch.autocast(series.device.type, enabled=False):
-            return torch.block_diag(*self.weights) @ series.index_select(1, self.order).float()
+            mixtures: Tensor = torch.block_diag(*self.weights)  # type: ignore[no-untyped-call]
+            return mixtures @ series.index_select(1, self.order).float()
 
     def synchrony(
         self,
         series: Float[Tensor, "batch roi time"],
         hidden: Bool[Tensor, "batch network patch"] | None = None,
-    ) -> Float[Tensor, "batch patch course course"]:
+    ) -> Float[Tensor, "batch span course course"]:
         """Compare all time courses with one another.
 
         Parameters
@@ -123,11 +124,13 @@ class Synchrony(nn.Module):
 
         Returns
         -------
-        Tensor of shape (batch, patch, course, course)
-            Synchrony in every patch; one patch for all, if the span is the window.
+        Tensor of shape (batch, span, course, course)
+            Synchrony in every patch, or once, if the span is the window.
         """
         with torch.autocast(series.device.type, enabled=False):
-            courses = self.courses(series).unflatten(2, (-1, self.patch)).transpose(1, 2)
+            batch, _, time = series.shape
+            courses = self.courses(series).view(batch, -1, time // self.patch, self.patch)
+            courses = courses.transpose(1, 2)
             if hidden is not None:
                 # Silenced here, a hidden network cannot show anywhere further on.
                 seen = (~hidden).transpose(1, 2).index_select(2, self.owner).to(courses)
@@ -165,7 +168,7 @@ class Synchrony(nn.Module):
             What is to be added to tokens.
         """
         batch, patches = len(series), series.shape[2] // self.patch
-        blocks = self.synchrony(series, hidden).split(self.counts, dim=2)
+        blocks = torch.split(self.synchrony(series, hidden), self.counts, dim=2)
         told = []
         for n, (block, project) in enumerate(zip(blocks, self.projections, strict=True)):
             rows = block.flatten(2).expand(-1, patches, -1).flatten(0, 1)
@@ -218,4 +221,5 @@ def _mean_and_random(count: int, size: int) -> Tensor:
     directions = torch.randn(size, count)
     directions[:, 0] = 1.0
     mixtures = torch.linalg.qr(directions).Q.T
-    return mixtures * mixtures[:1].sum().sign()
+    signed: Tensor = mixtures * mixtures[:1].sum().sign()
+    return signed
