@@ -89,7 +89,7 @@ MODELS: Final[dict[str, Mapping[str, Any]]] = {
     "w16": courses(16, **WINDOW),
     "p8": courses(8),
     "w32": courses(32, optimization__epochs=10, **WINDOW),
-    "w8-short-patches": courses(8, model__patch=10, **WINDOW),
+    "w8-short-patches": courses(8, model__patch=10, optimization__epochs=10, **WINDOW),
     "w8-plain-views": courses(8, views__noise=0.0, **PLAIN, **WINDOW),
     # untrained only
     "w4": courses(4, **WINDOW),
