@@ -16,7 +16,8 @@ parts together, and scores on the test parts no more than
 
 Everything that was done stays in the folder, so that a run that was stopped goes on: models
 (runs/), features (features/), scores (scores.csv: a row a variant, target, part and division) and
-the table (table.csv: a row a variant, target and part). Pretraining sees all scans, without labels.
+tables (table.csv and table.md: a row a variant, target and part). Pretraining sees all scans,
+without labels.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ READ_OUTS: Final[dict[str, tuple[str, ...]]] = {
     "reference": ("mean+cls", "networks"),
     "w8": (*TOKENS, *COURSES, *JOINED, *MORE),
     "w16": ("mean+cls", "networks", *COURSES, *JOINED),
+    "w32": ("mean+cls", "networks", *COURSES, *JOINED),
 }
 """What is read out of a model; "mean+cls" and time courses of the others."""
 UNTRAINED: Final = ("w4", "r4", "r8", "r16")
@@ -322,6 +324,33 @@ def tabulate(scores: Scores, everything: list[Variant]) -> pd.DataFrame:
     return table.round(4)
 
 
+def as_markdown(table: pd.DataFrame, part: str) -> str:
+    """Write one part of the table as Markdown, a section a target."""
+
+    def with_interval(row: Mapping[str, Any], key: str, sign: str) -> str:
+        if pd.isna(row.get(key)):
+            return ""
+        low, high = (row[f"{key}_{edge}".replace("score_", "")] for edge in ("low", "high"))
+        mark = " *" if sign and (low > 0 or high < 0) else ""
+        return f"{row[key]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
+
+    text = []
+    for target in (t for t in TARGETS if t in set(table["target"])):
+        own = table[(table["target"] == target) & (table["part"] == part)]
+        if own.empty:
+            continue
+        metric = own["metric"].iloc[0]
+        text += [f"**{target}, {part} parts** ({metric})", ""]
+        text += ["| what | numbers | score | against connectivity | against untrained |"]
+        text += ["|---|---|---|---|---|"]
+        for row in own.to_dict("records"):
+            cells = [row["variant"], f"{row['n_features']:,}", with_interval(row, "score", "")]
+            cells += [with_interval(row, f"versus_{x}", "+") for x in ("connectivity", "untrained")]
+            text.append("| " + " | ".join(cells) + " |")
+        text.append("")
+    return "\n".join(text)
+
+
 def validate(search: Search, scores: Scores, tasks: list[Task], tried: list[Variant]) -> None:
     """Score every variant on the validation parts."""
     for variant in tried:
@@ -400,7 +429,10 @@ def main() -> None:
         test(search, scores, tasks, tried)
     else:
         validate(search, scores, tasks, tried)
-    tabulate(scores, tried).to_csv(given.folder / "table.csv", index=False)
+    table = tabulate(scores, list(variants(list(MODELS))))
+    table.to_csv(given.folder / "table.csv", index=False)
+    text = "\n".join(as_markdown(table, part) for part in ("test", "validation"))
+    (given.folder / "table.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
