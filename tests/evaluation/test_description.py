@@ -107,7 +107,7 @@ def test_logarithm_is_that_of_scipy():
     random = np.random.default_rng(0)
     found = correlation(random.standard_normal((3, 6, 40)))
     expected = scipy.linalg.logm(0.5 * found.mean(0) + 0.5 * np.eye(6))
-    np.testing.assert_allclose(log_of(found), expected[np.tril_indices(6, -1)], atol=1e-10)
+    np.testing.assert_allclose(log_of(found), expected[np.tril_indices(6)], atol=1e-10)
     assert not log_of(np.eye(4)[None]).any()
     assert np.isfinite(log_of(np.ones((1, 5, 5)))).all()  # as short as can be
 
@@ -135,9 +135,11 @@ def test_synchrony_is_the_mean_over_windows_of_correlations_of_time_courses(stor
     for start in (0, 12, 24):
         rois = store.atlas.network_indices
         courses = [w @ series[r, start : start + 20] for w, r in zip(weights, rois, strict=True)]
-        matrices.append(np.corrcoef(np.concatenate(courses)))
-        expected.append(np.arctanh(matrices[-1][np.tril_indices(6, -1)]))
+        joined = np.concatenate(courses)
+        matrices.append(joined @ joined.T / 20)
+        expected.append(np.arctanh(np.corrcoef(joined)[np.tril_indices(6, -1)]))
     np.testing.assert_allclose(found[4], np.mean(expected, axis=0), rtol=1e-3, atol=1e-3)
+    assert np.abs(found[4]).max() < 5
     logs = encode_scans(encoder, scans_of(store, encoder), features="log-synchrony", windows=3)
     np.testing.assert_allclose(logs[4], log_of(np.array(matrices)), rtol=1e-3, atol=1e-3)
     names = feature_names(encoder, "synchrony")
@@ -147,6 +149,13 @@ def test_synchrony_is_the_mean_over_windows_of_correlations_of_time_courses(stor
         "synchrony_Cont_00~Vis_01",
         "synchrony_Cont_01~Vis_00",
     ]
+    logarithms = feature_names(encoder, "log-synchrony")
+    assert logarithms[:3] == [
+        "log_synchrony_Vis_00~Vis_00",
+        "log_synchrony_Vis_01~Vis_00",
+        "log_synchrony_Vis_01~Vis_01",
+    ]
+    assert len(logarithms) == logs.shape[1] == 21
     lacking = [i for i, name in enumerate(names) if "Cont" in name]
     assert not found[1, lacking].any()  # scan 1 has no network Cont
     assert found[1, 0] != 0

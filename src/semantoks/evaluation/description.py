@@ -23,7 +23,7 @@ Matrix = NDArray[np.float64]
 _ROWS: Final = 100
 """Series that a second-order description compares at most: 4,950 pairs."""
 _SHRINKAGE: Final = 0.5
-"""Share of the identity in a correlation matrix whose logarithm is taken."""
+"""Share of the identity in a covariance matrix whose logarithm is taken."""
 _STRONGEST: Final = 1 - 1e-6
 """Correlations are cut here, so that two identical series have a finite Fisher z."""
 
@@ -119,7 +119,7 @@ def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls")
     list of str
         mean_0000, ..., cls_0000, ..., <network>_0000, ..., <network>_mean_0000, ... with
         <network>_sd_0000, ..., second_order_<network>_00~<network>_00, ...,
-        synchrony_<network>_00~<network>_01, ..., or log_synchrony_<network>_00~<network>_01, ...
+        synchrony_<network>_01~<network>_00, ..., or log_synchrony_<network>_00~<network>_00, ...
 
     Raises
     ------
@@ -263,30 +263,29 @@ def fisher_z_of(correlations: Matrix) -> Matrix:
     return np.asarray(np.arctanh(np.clip(pairs, -_STRONGEST, _STRONGEST)))
 
 
-def log_of(correlations: Matrix) -> Matrix:
-    """Take the matrix logarithm of the mean of correlation matrices, half way to the identity.
+def log_of(covariances: Matrix) -> Matrix:
+    """Take the matrix logarithm of the mean of covariance matrices, half way to the identity.
 
-    Where correlations are many, each says something of all others. The logarithm takes indirect
-    ones out, as partial correlations do, and is less noisy; halfway to the identity it exists
-    however short a scan is.
+    Where covariances are many, each says something of all others. The logarithm takes indirect
+    ones out, as partial correlations do, and is less noisy; halfway to the identity, which is the
+    covariance of ROIs that have nothing in common, it exists however short a scan is.
 
     Parameters
     ----------
-    correlations : ndarray of shape (window, row, row)
+    covariances : ndarray of shape (window, row, row)
         Of all windows of a scan.
 
     Returns
     -------
-    ndarray of shape (pair,)
-        The lower triangle of log(½ mean + ½ identity), row by row.
+    ndarray of shape (entry,)
+        The lower triangle with the diagonal of log(½ mean + ½ identity), row by row.
     """
-    mean = correlations.mean(axis=0)
+    mean = covariances.mean(axis=0)
+    lower = np.tril_indices(len(mean))
     if not np.isfinite(mean).all():  # of broken weights; whoever asked says so
-        return np.full(len(mean) * (len(mean) - 1) // 2, np.nan)
-    shrunk = (1 - _SHRINKAGE) * mean + _SHRINKAGE * np.eye(len(mean))
-    values, vectors = np.linalg.eigh(shrunk)
-    logarithm = (vectors * np.log(values)) @ vectors.T
-    return np.asarray(logarithm[np.tril_indices(len(mean), -1)])
+        return np.full(len(lower[0]), np.nan)
+    values, vectors = np.linalg.eigh((1 - _SHRINKAGE) * mean + _SHRINKAGE * np.eye(len(mean)))
+    return np.asarray(((vectors * np.log(values)) @ vectors.T)[lower])
 
 
 def _n_directions(networks: int, dim: int) -> int:
@@ -329,32 +328,43 @@ def _name_second_order(encoder: SemantoksEncoder) -> list[str]:
     return _pairs("second_order", [f"{n}_{i:02d}" for n in networks for i in range(count)])
 
 
-def _name_courses(prefix: str, encoder: SemantoksEncoder) -> list[str]:
-    """Name pairs of time courses."""
+def _name_courses(encoder: SemantoksEncoder) -> list[str]:
+    """Name time courses."""
     if encoder.synchrony is None:
         raise ConfigurationError(
             "features 'synchrony' and 'log-synchrony' are those of learned time courses, but this "
             "model has none; pretrain one with --set model.time_courses=8."
         )
     known = zip(encoder.token_atlas.network_names, encoder.synchrony.counts, strict=True)
-    rows = [f"{network}_{i:02d}" for network, count in known for i in range(count)]
-    return _pairs(prefix, rows)
+    return [f"{network}_{i:02d}" for network, count in known for i in range(count)]
 
 
-def _course_correlations(encoder: SemantoksEncoder, seen: Seen) -> Tensor:
-    """Correlate time courses over every window; those of networks that are not there are 0."""
+def _name_logarithms(encoder: SemantoksEncoder) -> list[str]:
+    """Name a lower triangle with its diagonal, row by row."""
+    rows = _name_courses(encoder)
+    return [f"log_synchrony_{a}~{b}" for i, a in enumerate(rows) for b in rows[: i + 1]]
+
+
+def _courses(encoder: SemantoksEncoder, seen: Seen) -> NDArray[np.float32]:
+    """Mix time courses (batch, course, time); those of networks that are not there are 0."""
     if encoder.synchrony is None:
         raise ConfigurationError("this model has no time courses.")
     courses = encoder.synchrony.courses(seen.series)
     if seen.mask is not None:
         there = ~seen.mask.all(dim=2)
         courses = courses * there.index_select(1, encoder.synchrony.owner)[..., None]
-    return torch.from_numpy(correlation(courses.cpu().numpy()))
+    return np.asarray(courses.cpu().numpy())
 
 
 def _course_z(encoder: SemantoksEncoder, seen: Seen) -> Tensor:
-    """Take Fisher z of the correlations of time courses."""
-    return torch.from_numpy(fisher_z_of(_course_correlations(encoder, seen).numpy()))
+    """Take Fisher z of the correlations of time courses over every window."""
+    return torch.from_numpy(fisher_z_of(correlation(_courses(encoder, seen))))
+
+
+def _course_moments(encoder: SemantoksEncoder, seen: Seen) -> Tensor:
+    """Take covariances of time courses over every window, about the mean of the scan: 0."""
+    courses = _courses(encoder, seen)
+    return torch.from_numpy(courses @ courses.swapaxes(1, 2) / courses.shape[2])
 
 
 def _tokens(_: SemantoksEncoder, seen: Seen) -> Tensor:
@@ -374,9 +384,7 @@ PARTS: Final[dict[str, Part]] = {
     "networks": Part(_name_networks, lambda _, x: _OF_TOKENS["networks"](x.encoding)),
     "network-statistics": Part(_name_statistics, _tokens, token_statistics),
     "second-order": Part(_name_second_order, _tokens, second_order),
-    "synchrony": Part(lambda e: _name_courses("synchrony", e), _course_z, encodes=False),
-    "log-synchrony": Part(
-        lambda e: _name_courses("log_synchrony", e), _course_correlations, log_of, encodes=False
-    ),
+    "synchrony": Part(lambda e: _pairs("synchrony", _name_courses(e)), _course_z, encodes=False),
+    "log-synchrony": Part(_name_logarithms, _course_moments, log_of, encodes=False),
 }
 """All kinds of read-out by name."""
