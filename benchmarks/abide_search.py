@@ -37,10 +37,11 @@ from sklearn.model_selection import train_test_split
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.data.store import Store
-from semantoks.evaluation.description import correlation, feature_names, log_of
+from semantoks.evaluation.description import feature_names
 from semantoks.evaluation.metrics import balanced_accuracy, r2
 from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.readout import encode_scans, scans_of
+from semantoks.evaluation.scan_statistics import correlation, log_of
 from semantoks.evaluation.splits import Split
 from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
@@ -416,6 +417,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--features", nargs="+", help="only these read-outs")
     parser.add_argument("--untrained", action="store_true", help="only what needs no pretraining")
     parser.add_argument("--test", action="store_true", help="score what was chosen on test parts")
     given = parser.parse_args()
@@ -425,6 +427,8 @@ def main() -> None:
     tried = list(variants(given.models))
     if given.untrained:
         tried = [variant for variant in tried if not variant.features or not variant.trained]
+    if given.features:
+        tried = [variant for variant in tried if variant.features in ("", *given.features)]
     if given.test:
         test(search, scores, tasks, tried)
     else:

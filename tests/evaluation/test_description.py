@@ -9,20 +9,17 @@ import torch
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
-from semantoks.evaluation.description import (
-    PARTS,
-    correlation,
-    feature_names,
-    feature_parts,
-    fisher_z_of,
-    log_of,
-    read_out,
-    second_order,
-    token_statistics,
-)
+from semantoks.evaluation.description import PARTS, feature_names, feature_parts, read_out
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.features import SemantoksFeatures
 from semantoks.evaluation.readout import Scans, encode_scans, scans_of, window_starts
+from semantoks.evaluation.scan_statistics import (
+    correlation,
+    fisher_z_of,
+    log_of,
+    second_order,
+    token_statistics,
+)
 from semantoks.model.encoder import Encoding, SemantoksEncoder
 
 DIM = 16
