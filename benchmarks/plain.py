@@ -7,12 +7,15 @@ modules of the package, so that fast and plain have the same weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from semantoks.model.encoder import Encoding, SemantoksEncoder, patch_positions
 from semantoks.model.layers import Block
+from semantoks.model.synchrony import FLOOR
 from semantoks.model.tokenizer import NetworkTokenizer
 from semantoks.objective.distillation import Distillation
 from semantoks.objective.losses import compression, expansion
@@ -40,6 +43,44 @@ def lattice(encoder: SemantoksEncoder, series: Tensor) -> Tensor:
     return torch.stack(read, dim=1)
 
 
+def synchrony(encoder: SemantoksEncoder, series: Tensor, mask: Tensor | None) -> Tensor:
+    """Compare time courses, pair by pair of networks: (batch, network, patch, dim)."""
+    module = encoder.synchrony
+    networks, (batch, _, time) = encoder.token_atlas.network_indices, series.shape
+    patches = time // encoder.patch
+    courses = [
+        w @ series[:, torch.as_tensor(r)] for w, r in zip(module.weights, networks, strict=True)
+    ]
+    told = series.new_zeros(batch, len(networks), patches, encoder.dim)
+    hidden = torch.zeros(told.shape[:3], dtype=torch.bool) if mask is None else mask
+    for b in range(batch):
+        for p in range(patches):
+            for n, project in enumerate(module.projections):
+                span = range(patches) if module.span == "window" else [p]
+                block = [_pair(courses, hidden, span, encoder.patch, b, n, m) for m in
+                         range(len(networks))]  # fmt: skip
+                told[b, n, p] = project(torch.cat(block, dim=1).flatten())
+    return told
+
+
+def _pair(
+    courses: list[Tensor], hidden: Tensor, span: Iterable[int], patch: int, b: int, n: int, m: int
+) -> Tensor:
+    """Compare the time courses of two networks over the patches that show them."""
+
+    def moment(i: int, j: int) -> Tensor:
+        total = courses[0].new_zeros(courses[i].shape[1], courses[j].shape[1])
+        shown = [p for p in span if not (hidden[b, i, p] or hidden[b, j, p])]
+        for p in shown:
+            part = slice(p * patch, (p + 1) * patch)
+            total = total + courses[i][b, :, part] @ courses[j][b, :, part].T
+        return total / max(len(shown) * patch, 1)
+
+    ours, theirs = (moment(i, i).diagonal() + FLOOR for i in (n, m))
+    found = moment(n, m) / (ours[:, None] * theirs).sqrt()
+    return found if n != m else found - found.diagonal().diag() + ours.log().diag()
+
+
 def block(layer: Block, x: Tensor) -> Tensor:
     """Mix tokens, then dimensions."""
     batch, length, dim = x.shape
@@ -55,6 +96,8 @@ def block(layer: Block, x: Tensor) -> Tensor:
 def encode(encoder: SemantoksEncoder, series: Tensor, mask: Tensor | None = None) -> Encoding:
     """Encode windows."""
     tokens = lattice(encoder, series)
+    if encoder.synchrony is not None:
+        tokens = tokens + synchrony(encoder, series, mask)
     if mask is not None:
         tokens = tokens.clone()
         tokens[mask] = encoder.mask_token.to(tokens.dtype)

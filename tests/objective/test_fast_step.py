@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -66,6 +67,25 @@ def gradients(model: Distillation, total: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["none", "slice", "network", "temporal", "random"])
 def test_loss_and_gradient(model: Distillation, plain: ModuleType, kind: str) -> None:
     fast, slow = model(views(), masks(kind)).total, plain.loss(model, views(), masks(kind))
+    assert float(fast.detach()) == pytest.approx(float(slow.detach()), abs=1e-5)
+    expected = gradients(model, slow)
+    difference = (gradients(model, fast) - expected).norm() / expected.norm()
+    assert float(difference) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["none", "slice", "random"])
+@pytest.mark.parametrize("span", ["patch", "window"])
+def test_loss_and_gradient_with_time_courses(
+    plain: ModuleType, kind: str, span: Literal["patch", "window"]
+) -> None:
+    torch.manual_seed(0)
+    encoder = SemantoksEncoder(
+        ATLAS, dim=32, depth=1, head_dim=16, time_courses=4, time_course_span=span
+    )
+    model = Distillation(encoder, Head(32, hidden_dim=32, output_dim=16))
+    some, hidden = views()[:3], masks(kind)
+    hidden = None if hidden is None else hidden[:3]
+    fast, slow = model(some, hidden).total, plain.loss(model, some, hidden)
     assert float(fast.detach()) == pytest.approx(float(slow.detach()), abs=1e-5)
     expected = gradients(model, slow)
     difference = (gradients(model, fast) - expected).norm() / expected.norm()

@@ -20,7 +20,7 @@ def embed(
     out: Path,
     windows: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 8,
     window: int | None = None,
-    features: Literal["mean+cls", "mean", "cls", "networks"] = "mean+cls",
+    features: str = "mean+cls",
     smaller_atlas: Literal["refuse", "mask"] = "refuse",
     ignore_preprocessing: Annotated[bool, Parameter(negative="")] = False,
     untrained: Annotated[bool, Parameter(negative="")] = False,
@@ -46,8 +46,10 @@ def embed(
     window : int
         Samples in a window, a multiple of the model's patch; by default as in training.
     features : str
-        mean+cls (mean token and CLS, the reference), either alone, or the mean token of every
-        network.
+        Any of mean (mean token), cls, networks (mean token of every network), network-statistics
+        (mean and deviation of every network), second-order (correlations between the tokens of
+        networks), synchrony and log-synchrony (correlations between learned time courses), joined
+        by +; mean+cls is the reference.
     smaller_atlas : str
         mask accepts a store that holds only a part of the model's ROIs, placed by their labels.
     ignore_preprocessing : bool

@@ -73,7 +73,7 @@ def embed(
     progress: Callable[[int, int], None] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Embeddings:
-    """Describe every scan by what is read out of the encoder, averaged over its windows.
+    """Describe every scan by what is read out of the encoder in its windows.
 
     A network of which a scan has no valid ROI is masked: its tokens are what the encoder expects
     there. ROIs that are missing within a network are 0.
@@ -86,9 +86,11 @@ def embed(
         The model; used where its weights are, and left in the mode that it came in.
     windows : int
         Windows a scan, evenly spaced.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out: mean token and CLS (the reference), either alone, or the mean token of
-        every network.
+    features : str
+        What is read out: "mean+cls", mean token and CLS, is the reference. Any of "mean", "cls",
+        "networks" (the mean token of every network), "network-statistics" (mean and deviation of
+        every network), "second-order" (correlations between the tokens of networks), "synchrony"
+        and "log-synchrony" (correlations between learned time courses), joined by "+".
     window : int, optional
         Samples in a window, a multiple of the model's patch; the model's window by default.
     smaller_atlas : {"refuse", "mask"}
@@ -112,7 +114,8 @@ def embed(
     -------
     Embeddings
         Its frame has one row a scan, in the order of the store: scan, subject, session, site, then
-        mean_0000, mean_0001, ... and cls_0000, cls_0001, ..., or <network>_0000, ... (float32).
+        mean_0000, mean_0001, ... and cls_0000, cls_0001, ..., or other names that
+        `feature_names` tells (float32).
         Its provenance names store, atlas and model.
 
     Raises
@@ -188,8 +191,8 @@ def embedding_provenance(
         The model.
     windows : int
         Windows a scan.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out.
+    features : str
+        What is read out: parts joined by "+".
     window : int, optional
         Samples in a window; the model's window by default.
     preprocessing : {"check", "ignore"}

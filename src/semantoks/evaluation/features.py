@@ -68,9 +68,11 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         grid search) of an encoder cost memory; those of a folder's name do not.
     windows : int
         Windows a scan, evenly spaced.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out: mean token and CLS (the reference), either alone, or the mean token of
-        every network.
+    features : str
+        What is read out: "mean+cls", mean token and CLS, is the reference. Any of "mean", "cls",
+        "networks" (the mean token of every network), "network-statistics" (mean and deviation of
+        every network), "second-order" (correlations between the tokens of networks), "synchrony"
+        and "log-synchrony" (correlations between learned time courses), joined by "+".
     t_r : float, optional
         Repetition time of the arrays in seconds. It is never guessed: arrays need it, even if they
         are at the model's already; a `Recording` and a store bring their own.
@@ -218,7 +220,7 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of str, shape (feature,)
-            mean_0000, ..., cls_0000, ..., or <network>_0000, ...
+            mean_0000, ..., cls_0000, ..., or other names that `feature_names` tells.
         """
         check_is_fitted(self)
         return np.array(self._feature_names, dtype=object)

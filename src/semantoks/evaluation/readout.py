@@ -1,4 +1,4 @@
-"""What is read out of an encoder: numbers of a window, averaged over the windows of a scan."""
+"""What is read out of an encoder: windows of scans, their description, one row a scan."""
 
 from __future__ import annotations
 
@@ -6,24 +6,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from semantoks.data.placement import roi_positions
 from semantoks.data.store import Store
-from semantoks.errors import ConfigurationError, InputError, nearest
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.description import (
+    PARTS,
+    FeatureKind,
+    Seen,
+    feature_names,
+    feature_parts,
+    read_out,
+)
 from semantoks.model.encoder import Encoding, SemantoksEncoder, network_mask
 from semantoks.training.precision import Precision, autocast, choose_precision, kept_memory
 
-FeatureKind = Literal["mean+cls", "mean", "cls", "networks"]
-"""Mean token and CLS (the reference), either alone, or the mean token of every network."""
+__all__ = [
+    "FeatureKind",
+    "Scans",
+    "SmallerAtlas",
+    "check_whole",
+    "encode_scans",
+    "feature_names",
+    "read_out",
+    "scans_of",
+    "window_length",
+    "window_starts",
+]
 
 SmallerAtlas = Literal["refuse", "mask"]
 """What becomes of scans of an atlas that is a part of the model's."""
+
+_NOTHING: Final = Encoding(torch.empty(0), torch.empty(0))
 
 Reader = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float32]]
 
@@ -48,72 +67,6 @@ class Scans:
     valid: NDArray[np.bool_]
     read: Reader
     name: Callable[[int], str]
-
-
-def read_out(encoding: Encoding, features: FeatureKind = "mean+cls") -> Tensor:
-    """Reduce what the encoder says of windows to one row of numbers a window.
-
-    The mean is over all tokens; those of masked networks count, as in the released code.
-
-    Parameters
-    ----------
-    encoding : Encoding
-        Summary (batch, dim) and tokens (batch, network, patch, dim).
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is wanted.
-
-    Returns
-    -------
-    Tensor of shape (batch, feature)
-        2 dim, dim, dim or network * dim numbers a window, named by `feature_names`.
-
-    Examples
-    --------
-    >>> encoding = Encoding(torch.zeros(3, 8), torch.zeros(3, 7, 5, 8))
-    >>> read_out(encoding).shape, read_out(encoding, "networks").shape
-    (torch.Size([3, 16]), torch.Size([3, 56]))
-    """
-    if features == "networks":
-        return encoding.tokens.mean(2).flatten(1)
-    parts = {"mean": encoding.tokens.mean((1, 2)), "cls": encoding.summary}
-    return torch.cat([parts[name] for name in features.split("+")], 1)
-
-
-def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls") -> list[str]:
-    """Name the numbers of `read_out`, after the places on the network axis of the tokens.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out.
-
-    Returns
-    -------
-    list of str
-        mean_0000, ..., cls_0000, ..., or <network>_0000, ...
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such read-out.
-
-    Examples
-    --------
-    >>> from semantoks.data.atlas import Atlas
-    >>> encoder = SemantoksEncoder(Atlas.load("cc200"), dim=64, depth=0)
-    >>> feature_names(encoder, "networks")[64]
-    'Default_0000'
-    """
-    known = get_args(FeatureKind)
-    if features not in known:
-        raise ConfigurationError(
-            f"there are no features {features!r}; there are {', '.join(known)}."
-            + nearest(str(features), known)
-        )
-    parts = encoder.token_atlas.network_names if features == "networks" else features.split("+")
-    return [f"{part}_{i:04d}" for part in parts for i in range(encoder.dim)]
 
 
 def check_whole(name: str, value: object) -> int:
@@ -282,9 +235,11 @@ def encode_scans(
     precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Average the read-out over the windows of every scan.
+    """Describe every scan by what is read out of its windows.
 
-    Networks of which a scan has no valid ROI are masked in all its windows.
+    Most numbers are averaged over windows; those of "network-statistics", "second-order" and
+    "log-synchrony" are of the tokens or correlations of all windows of a scan together. Networks
+    of which a scan has no valid ROI are masked in all its windows.
 
     Parameters
     ----------
@@ -292,8 +247,8 @@ def encode_scans(
         The model; used where its weights are, and left in the mode that it came in.
     scans : Scans
         The scans.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out.
+    features : str
+        What is read out: names of `PARTS`, joined by "+".
     windows : int
         Windows a scan, evenly spaced.
     window : int, optional
@@ -315,31 +270,83 @@ def encode_scans(
     InputError
         If a scan is shorter than a window, or features come out that are not finite.
     """
-    n_features = len(feature_names(encoder, features))
+    parts = feature_parts(features)
+    rows = _Rows(encoder, parts, len(scans.lengths))
     length = window_length(encoder, window)
     batch_size = check_whole("batch_size", batch_size)
     scan, start = _place_windows(scans, length, windows)
-    totals = np.zeros((len(scans.lengths), n_features))
     network_valid = encoder.network_valid(scans.valid)
     device = next(encoder.parameters()).device
     chosen = choose_precision(precision, device, dim=encoder.dim)
+    encodes = any(PARTS[part].encodes for part in parts)
     with _evaluating(encoder), kept_memory(device), autocast(chosen, device):
         for first in range(0, len(scan), batch_size):
             batch = slice(first, first + batch_size)
-            series = torch.from_numpy(scans.read(scan[batch], start[batch], length))
+            series = torch.from_numpy(scans.read(scan[batch], start[batch], length)).to(device)
             mask = network_mask(network_valid[scan[batch]], length // encoder.patch)
-            encoding = encoder(series.to(device), None if mask is None else mask.to(device))
-            np.add.at(totals, scan[batch], read_out(encoding, features).float().cpu().numpy())
+            mask = None if mask is None else mask.to(device)
+            encoding = encoder(series, mask) if encodes else _NOTHING
+            rows.add(scan[batch], Seen(series, mask, encoding))
             if progress is not None:
                 progress(min(first + batch_size, len(scan)), len(scan))
-    rows = totals / np.bincount(scan, minlength=len(totals))[:, None]
-    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    found = rows.finish(np.bincount(scan, minlength=len(scans.lengths)))
+    broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(broken):
         raise InputError(
             f"the features of {len(broken)} scan(s) are not finite, the first is "
             f"{scans.name(int(broken[0]))}: the model's weights or this scan are broken."
         )
-    return rows.astype(np.float32)
+    return found.astype(np.float32)
+
+
+class _Rows:
+    """Rows of features that are filled batch by batch; windows come in the order of the scans."""
+
+    def __init__(self, encoder: SemantoksEncoder, parts: tuple[str, ...], scans: int) -> None:
+        widths = [len(PARTS[part].names(encoder)) for part in parts]
+        ends = np.cumsum([0, *widths])
+        self.encoder = encoder
+        self.columns = {p: slice(a, b) for p, a, b in zip(parts, ends, ends[1:], strict=False)}
+        self.rows = np.zeros((scans, ends[-1]))
+        # What is kept of the windows of the scan that has come last, which may not be complete.
+        self.open: dict[str, list[NDArray[Any]]] = {
+            part: [] for part in parts if PARTS[part].describe is not None
+        }
+        self.last = -1
+
+    def add(self, scan: NDArray[np.int64], seen: Seen) -> None:
+        """Take the windows of a batch in."""
+        kept: dict[str, NDArray[Any]] = {}
+        for part, columns in self.columns.items():
+            values = PARTS[part].look(self.encoder, seen).float().cpu().numpy()
+            if part in self.open:
+                kept[part] = values
+            else:
+                np.add.at(self.rows[:, columns], scan, values)
+        if not kept:
+            return
+        for one in np.unique(scan):
+            if one != self.last:
+                self._close()
+                self.last = int(one)
+            for part, values in kept.items():
+                self.open[part].append(values[scan == one])
+
+    def finish(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return all rows, given how many windows each scan has."""
+        self._close()
+        for part, columns in self.columns.items():
+            if part not in self.open:
+                self.rows[:, columns] /= windows[:, None]
+        return self.rows
+
+    def _close(self) -> None:
+        """Describe the scan whose windows are complete."""
+        for part, values in self.open.items():
+            describe = PARTS[part].describe
+            if values and describe is not None:
+                self.rows[self.last, self.columns[part]] = describe(np.concatenate(values))
+                values.clear()
 
 
 def _place_windows(

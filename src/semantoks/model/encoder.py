@@ -16,6 +16,7 @@ from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape, read_branch
 from semantoks.model.layers import Block, patch_positions
+from semantoks.model.synchrony import Span, Synchrony, check_time_courses
 from semantoks.model.tokenizer import (
     Pooling,
     RoiTokenizer,
@@ -88,6 +89,11 @@ class SemantoksEncoder(nn.Module):
         What a semantic tokenizer keeps of the samples of a patch.
     branches : sequence of DenseBranch, LongBranch or mapping
         What a semantic tokenizer listens with.
+    time_courses : int
+        Learned time courses a network, whose covariances with those of all networks are added to
+        its tokens (`Synchrony`); 0, as in the reference, for none.
+    time_course_span : {"patch", "window"}
+        Whether these covariances are those inside a token's patch, or over the whole window.
 
     Raises
     ------
@@ -123,6 +129,8 @@ class SemantoksEncoder(nn.Module):
         tokenization: Tokenization = "semantic",
         pooling: Pooling = "mean",
         branches: Sequence[BranchShape | Mapping[str, Any]] = REFERENCE_BRANCHES,
+        time_courses: int = 0,
+        time_course_span: Span = "patch",
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, head_dim=head_dim, window=window, patch=patch)
@@ -135,6 +143,8 @@ class SemantoksEncoder(nn.Module):
             pooling=pooling,
             branches=self.branches,
         )
+        check_time_courses(time_courses, time_course_span, spatial)
+        self.time_courses, self.time_course_span = time_courses, time_course_span
         self.atlas, self.dim, self.depth = atlas, dim, depth
         self.head_dim, self.window, self.patch = head_dim, window, patch
         self.mlp_ratio, self.layer_scale = mlp_ratio, layer_scale
@@ -152,12 +162,18 @@ class SemantoksEncoder(nn.Module):
             Block(dim, head_dim, mlp_ratio, layer_scale) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim)
+        # Last, so that all other weights are those that a seed gives without it.
+        self.synchrony = (
+            Synchrony(self.token_atlas, dim, patch, time_courses, time_course_span)
+            if time_courses
+            else None
+        )
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments, beside the atlas, that make an encoder of the same shape."""
         sizes = ("dim", "depth", "head_dim", "window", "patch", "mlp_ratio", "layer_scale")
-        names = (*sizes, "spatial", "tokenization", "pooling")
+        names = (*sizes, "spatial", "tokenization", "pooling", "time_courses", "time_course_span")
         arguments = {name: getattr(self, name) for name in names}
         return arguments | {"branches": [dataclasses.asdict(branch) for branch in self.branches]}
 
@@ -187,7 +203,7 @@ class SemantoksEncoder(nn.Module):
             If a shape does not fit.
         """
         self._check(series, mask)
-        return self.encode(self.tokenizer(series, mask), mask)
+        return self.encode(self._read(series, mask), mask)
 
     def choose(self, series: Tensor, mask: Tensor | None, places: Tensor) -> ChosenTokens:
         """Encode windows where only summaries and some tokens are wanted.
@@ -214,7 +230,7 @@ class SemantoksEncoder(nn.Module):
             If a shape does not fit.
         """
         self._check(series, mask)
-        x = self._sequence(self.tokenizer(series, mask), mask)
+        x = self._sequence(self._read(series, mask), mask)
         batch, length = x.shape[:2]
         # A [CLS] stands in front of the tokens of every window.
         summaries = torch.arange(batch, device=x.device) * length
@@ -249,6 +265,11 @@ class SemantoksEncoder(nn.Module):
             x = block(x)
         x = self.norm(x)
         return Encoding(x[:, 0], x[:, 1:].unflatten(1, tokens.shape[1:3]))
+
+    def _read(self, series: Tensor, mask: Tensor | None) -> Tensor:
+        """Turn windows into tokens that have not seen one another; hidden ones are 0."""
+        tokens: Tensor = self.tokenizer(series, mask)
+        return tokens if self.synchrony is None else tokens + self.synchrony(series, mask)
 
     def _sequence(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Hide tokens, add positions and put [CLS] in front: (batch, 1 + network * patch, dim)."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.model.encoder import SemantoksEncoder
@@ -96,7 +97,8 @@ def make_model(store: Store, configuration: Configuration) -> Distillation:
     Returns
     -------
     Distillation
-        Freshly initialised from PyTorch's global random state.
+        Freshly initialised from PyTorch's global random state; time courses that are to be
+        principal ones, from the store.
     """
     sizes: ModelConfig = configuration.model
     head = Head(
@@ -106,14 +108,40 @@ def make_model(store: Store, configuration: Configuration) -> Distillation:
         hidden_layers=sizes.projection_hidden_layers,
     )
     objective = configuration.objective
+    encoder = SemantoksEncoder(store.atlas, **sizes.encoder_arguments())
+    if encoder.synchrony is not None and sizes.time_course_start == "principal":
+        encoder.synchrony.start_principal(mean_correlation(store))
     return Distillation(
-        SemantoksEncoder(store.atlas, **sizes.encoder_arguments()),
+        encoder,
         head,
         cls_weight=objective.cls_weight,
         token_weight=objective.token_weight,
         summary_weight=objective.summary_weight,
         epsilon=objective.epsilon,
     )
+
+
+def mean_correlation(store: Store, *, scans: int = 1000) -> Tensor:
+    """Average the correlation of ROIs over scans.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort; its series have mean 0 and variance 1, or are 0.
+    scans : int
+        How many scans are read at most, evenly spaced.
+
+    Returns
+    -------
+    Tensor of shape (roi, roi)
+        Mean correlation; ROIs that a scan lacks count 0 in it.
+    """
+    chosen = np.unique(np.linspace(0, len(store) - 1, min(scans, len(store))).astype(int))
+    total = np.zeros((len(store.atlas), len(store.atlas)))
+    for scan in chosen:
+        series = store.series(int(scan)).astype(np.float64)
+        total += series @ series.T / series.shape[1]
+    return torch.from_numpy(total / len(chosen))
 
 
 def choose_device(name: str) -> torch.device:

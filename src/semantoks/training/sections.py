@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape
 from semantoks.model.encoder import check_sizes
+from semantoks.model.synchrony import Span, Start, check_time_courses
 from semantoks.model.tokenizer import Pooling, Spatial, Tokenization, check_tokenization
 from semantoks.training.precision import Precision
 from semantoks.training.reading import Residence
@@ -23,7 +24,7 @@ class ModelConfig(_Section):
     """Shape of the encoder and of the head.
 
     Those that begin with projection are the arguments of `Head`, the others those of
-    `SemantoksEncoder`.
+    `SemantoksEncoder`, but for time_course_start, which says what its weights are at first.
     """
 
     dim: int = Field(768, ge=2, description="width of a token")
@@ -39,6 +40,9 @@ class ModelConfig(_Section):
     branches: tuple[Annotated[BranchShape, Field(discriminator="kind")], ...] = Field(
         REFERENCE_BRANCHES, description="what a semantic tokenizer listens with"
     )
+    time_courses: int = Field(0, ge=0, description="learned time courses a network; 0 for none")
+    time_course_span: Span = Field("patch", description="over what their covariances are taken")
+    time_course_start: Start = Field("random", description="mixtures that they are at first")
     projection_hidden_dim: int = Field(1024, ge=1, description="width of the head's hidden layers")
     projection_dim: int = Field(128, ge=2, description="width of the head's output")
     projection_hidden_layers: int = Field(1, ge=0, description="hidden layers of the head")
@@ -53,6 +57,12 @@ class ModelConfig(_Section):
             pooling=self.pooling,
             branches=self.branches,
         )
+        check_time_courses(self.time_courses, self.time_course_span, self.spatial)
+        if not self.time_courses and self.time_course_start != "random":
+            raise ConfigurationError(
+                f"time_course_start = {self.time_course_start} has no effect without time courses; "
+                "set time_courses too."
+            )
         return self
 
     def encoder_arguments(self) -> dict[str, Any]:
@@ -63,7 +73,8 @@ class ModelConfig(_Section):
         dict
             Arguments by name.
         """
-        return {name: value for name, value in self if not name.startswith("projection_")}
+        others = ("projection_", "time_course_start")
+        return {name: value for name, value in self if not name.startswith(others)}
 
 
 class ViewsConfig(_Section):
