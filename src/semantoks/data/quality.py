@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import periodogram
+from scipy import signal
+from scipy.stats import spearmanr
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessed, cut_nan_tail, find_bad_rois
@@ -131,14 +132,14 @@ def measure(
     if raw is None:
         return ScanQuality(t_r=_NAN if t_r is None else t_r)
     with np.errstate(all="ignore"):
-        return _measure(cut_nan_tail(np.asarray(raw, dtype=np.float64)), ready, t_r, atlas)
+        return _measure(cut_nan_tail(raw).astype(np.float64), ready, t_r, atlas)
 
 
 def _measure(
     raw: NDArray[np.float64], ready: Preprocessed | None, t_r: float | None, atlas: Atlas
 ) -> ScanQuality:
     """Measure a scan that could be read."""
-    n_rois, n_volumes = raw.shape
+    n_volumes = raw.shape[1]
     seconds = _NAN if t_r is None else n_volumes * t_r
     if n_volumes < 2:
         return ScanQuality(n_volumes=n_volumes, t_r=_NAN if t_r is None else t_r, seconds=seconds)
@@ -205,7 +206,7 @@ def _share_in_band(series: NDArray[np.float64], t_r: float | None) -> float:
     """Return the median share of variance inside the band."""
     if not len(series) or not t_r or series.shape[1] < 20:
         return _NAN
-    frequencies, power = periodogram(series, fs=1 / t_r, detrend="linear")
+    frequencies, power = signal.periodogram(signal.detrend(series), fs=1 / t_r)
     inside = (frequencies >= BAND[0]) & (frequencies <= BAND[1])
     return float(np.median(power[:, inside].sum(axis=1) / power.sum(axis=1)))
 
@@ -229,7 +230,7 @@ def _synchrony(ready: Preprocessed, atlas: Atlas) -> dict[str, float]:
     if len(kept) < 4:
         return {}
     series = ready.series[kept].astype(np.float64)
-    correlation = np.corrcoef(series)
+    correlation = np.atleast_2d(np.corrcoef(series))
     upper = np.triu_indices(len(kept), 1)
     z = np.arctanh(np.clip(correlation[upper], -0.999999, 0.999999))
     codes = np.empty(len(atlas), dtype=np.intp)
@@ -254,5 +255,4 @@ def _distance_correlation(
     known = np.isfinite(distance)
     if known.sum() < 10:
         return _NAN
-    ranks = [np.argsort(np.argsort(values[known])) for values in (z, distance)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(z[known], distance[known]).statistic)
