@@ -15,15 +15,18 @@ from semantoks.interpretation.figures.panels import (
     draw_distributions,
     draw_similarity,
 )
+from semantoks.interpretation.figures.quality import draw_bad_rois, draw_quality
 from semantoks.interpretation.figures.scores import ScoreAxis, draw_scores
 
 __all__ = [
     "Curve",
     "ScoreAxis",
+    "draw_bad_rois",
     "draw_bars",
     "draw_curves",
     "draw_distributions",
     "draw_map",
+    "draw_quality",
     "draw_scores",
     "draw_similarity",
     "is_continuous",
