@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
+from semantoks.cli.reading import AS_USUAL, Reading
 from semantoks.errors import ConfigurationError
 from semantoks.terminal import Output
 
@@ -21,7 +22,19 @@ def prepare(
     *,
     out: Path,
     atlas: str = "schaefer400-tian3-buckner7",
-    format: Literal["auto", "pcp", "arrays", "original-hdf5"] = "auto",
+    format: Literal[
+        "auto",
+        "pcp",
+        "arrays",
+        "original-hdf5",
+        "fmriprep",
+        "cifti",
+        "xcpd",
+        "ukb",
+        "conn",
+        "dpabi",
+        "cpac",
+    ] = "auto",
     table: Path | None = None,
     id_column: str | None = None,
     subject_column: str | None = None,
@@ -40,6 +53,7 @@ def prepare(
     min_coverage: float = 0.95,
     strict: Annotated[bool, Parameter(negative="")] = False,
     keep_going: Annotated[bool, Parameter(negative="")] = False,
+    reading: Reading = AS_USUAL,
     output: Output = SILENT,
 ) -> None:
     """Read recordings, preprocess them, and write a store.
@@ -48,6 +62,9 @@ def prepare(
     two names) are left out by name. An interrupted run goes on when it is called again.
 
     Example: semantoks prepare ABIDE_pcp --atlas cc200 --table subjects.csv --out abide.store
+
+    Example: semantoks prepare derivatives --atlas-image atlas_space-MNI152NLin6Asym_dseg.nii.gz
+    --task rest --out study.store
 
     Parameters
     ----------
@@ -86,6 +103,8 @@ def prepare(
         Refuse the whole source if any scan is refused or names no subject.
     keep_going : bool
         Leave out, too, what cannot be read, lacks a repetition time or is not in the table.
+    reading : Reading
+        How images are read.
     output : Output
         How to speak.
     """
@@ -129,6 +148,7 @@ def prepare(
             out,
             atlas=Atlas.load(atlas),
             ignore=[Path(atlas)],
+            reading=reading.options(),
             format=format,
             table=read_scan_table(table, **columns) if table else None,
             t_r=t_r,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.completion import complete, explain_nameless
 from semantoks.data.preprocessing import Preprocessed, Preprocessing, QualityError, preprocess
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import FormatName, find_scans
 from semantoks.data.recording import Recording, ScanFile
 from semantoks.data.refusals import TOLD, Policy, Refusal, check_refused, stops
@@ -81,6 +83,7 @@ def prepare(
     preprocessing: Preprocessing | None = None,
     policy: Policy = "default",
     ignore: Sequence[str | Path] = (),
+    reading: ReaderOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationReport:
     """Read recordings, preprocess them, and write them as a store.
@@ -93,7 +96,7 @@ def prepare(
         Folder of the store; must not exist. If an equal call was interrupted, it goes on.
     atlas : Atlas
         Atlas that the series were extracted with.
-    format : {"auto", "pcp", "arrays", "original-hdf5"}
+    format : {"auto", "pcp", "arrays", "original-hdf5", "fmriprep", "cifti", ...}
         How `source` is laid out; "auto" recognises it.
     table : ScanTable or None
         Repetition times, sites, motion and phenotypes by scan or subject. A participants.tsv in a
@@ -110,6 +113,9 @@ def prepare(
     ignore : sequence of str or path
         Files in `source` that are no scans, such as the table of the atlas. That of `table` is
         left out anyway.
+    reading : ReaderOptions or None
+        What readers of images have to be told; the defaults if None. Their band is that of
+        `preprocessing`.
     progress : callable or None
         Called with the number of scans that are done and that there are.
 
@@ -146,12 +152,13 @@ def prepare(
     source, out = Path(source), Path(out)
     preprocessing = preprocessing or Preprocessing()
     others = [*map(Path, ignore), *([table.path] if table is not None else [])]
-    found, own = find_scans(source, atlas, format=format, ignore=others)
+    reading = dataclasses.replace(reading or ReaderOptions(), band=preprocessing.band)
+    found, own = find_scans(source, atlas, format=format, ignore=others, options=reading)
     own_table = read_scan_table(own) if own is not None else None
     scans, nameless, refused = complete(
         found, own_table=own_table, table=table, t_r=t_r, policy=policy
     )
-    request = _describe_request(source, format, scans)
+    request = _describe_request(source, format, scans) | {"reading": reading.to_dict()}
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
         refused += list(_write(scans, writer, policy, progress))
@@ -216,6 +223,8 @@ def _write_one(scan: ScanFile, writer: StoreWriter, first_with: dict[str, str]) 
     """Write one scan, or say why not; remember its series by their digest."""
     try:
         series = scan.load()
+    except QualityError as error:
+        return Refusal(scan.scan, scan.source, str(error), error.category)
     except InputError as error:
         return Refusal(scan.scan, scan.source, str(error), "unreadable")
     digest = hashlib.sha256(np.ascontiguousarray(series, dtype=np.float32).tobytes()).hexdigest()
