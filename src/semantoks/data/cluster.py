@@ -117,7 +117,7 @@ class Cluster(Generic[Job, Result]):
             self._hand_out()
             try:
                 futures = [future for future, _ in self._running.values()]
-                ended = wait(futures, return_when="FIRST_COMPLETED").done
+                ended = wait(futures, return_when="FIRST_COMPLETED").done  # type: ignore[no-untyped-call]
                 finished = [future for future in ended if future.status == "finished"]
                 results = self._client.gather(finished)
             except KilledWorker:
@@ -183,13 +183,13 @@ def _connect(address: str) -> Any:
             "work on a cluster needs Dask, which is not installed: "
             "pip install 'semantoks[cluster]'."
         ) from error
-    file = Path(address)
+    file, where = Path(address), {"address": address}
     try:
         if file.suffix == ".json":
             if not file.is_file():
                 raise InputError(f"there is no scheduler file {file}. Is the scheduler running?")
-            return Client(scheduler_file=address, timeout=_CONNECT_SECONDS, set_as_default=False)
-        return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+            where["scheduler_file"] = where.pop("address")
+        return Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -97,7 +97,7 @@ class Processes(Generic[Job, Result]):
         while not done:
             self._hand_out()
             for pipe in wait(list(self._busy)):
-                done += self._receive(*self._busy.pop(pipe))  # type: ignore[arg-type, call-overload]
+                done += self._receive(*self._busy.pop(pipe))  # type: ignore[call-overload]
         self._hand_out()
         return done
 
@@ -209,8 +209,9 @@ def _serve(pipe: Connection, function: bytes) -> None:
 
 def _answer(function: bytes, job: bytes) -> bytes:
     """Do a job; return whether that worked, and the result or the error, packed."""
+    packed: bytes
     try:
-        return cloudpickle.dumps((True, call_packed(function, job)))
+        packed = cloudpickle.dumps((True, call_packed(function, job)))
     except Exception as error:
         told = traceback.format_exc()
         try:
@@ -219,7 +220,7 @@ def _answer(function: bytes, job: bytes) -> bytes:
         except Exception:
             # Not every error can travel.
             packed = cloudpickle.dumps((False, RuntimeError(told)))
-        return packed
+    return packed
 
 
 def call_packed(function: bytes, job: bytes) -> Any:

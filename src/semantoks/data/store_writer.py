@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,11 @@ from semantoks.data.store_table import (
 )
 from semantoks.data.work import WorkInterruptedError
 from semantoks.errors import InputError
+
+_QUALITY_COLUMNS: Final = (
+    *("scan", "subject", "session", "site", "category", "reason", "motion", "t_r"),
+)
+"""Columns that the table of quality begins with; what was measured follows."""
 
 
 class StoreWriter:
@@ -288,7 +293,7 @@ class StoreWriter:
         rows = [*self._said.quality(), *map(dict, others)]
         if rows:
             rows.sort(key=lambda row: str(row["scan"]))
-            table_of(rows, first=()).to_parquet(self._quality_file, index=False)
+            table_of(rows, first=_QUALITY_COLUMNS).to_parquet(self._quality_file, index=False)
 
     def _refuse_existing(self) -> None:
         """Stop if the store is there already."""

@@ -7,7 +7,7 @@ few are under way or wait for their turn, so that memory does not grow with thei
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
 from numbers import Integral
@@ -18,7 +18,6 @@ from semantoks.errors import ConfigurationError, InputError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 JobIn = TypeVar("JobIn", contravariant=True)
-ResultOut = TypeVar("ResultOut", covariant=True)
 
 PATIENCE: Final = 1.0
 """Seconds that this process works alone before it starts others, which takes as long."""
@@ -52,7 +51,7 @@ class WorkInterruptedError(InputError):
     """Work was broken off for reasons that lie outside of it; what is done may be kept."""
 
 
-class Crew(Protocol[JobIn, ResultOut]):
+class Crew(Protocol[JobIn, Result]):
     """Those who do the work."""
 
     @property
@@ -70,7 +69,7 @@ class Crew(Protocol[JobIn, ResultOut]):
             What is given to the function.
         """
 
-    def collect(self) -> list[tuple[int, ResultOut | Lost | Failed]]:
+    def collect(self) -> list[tuple[int, Result | Lost | Failed]]:
         """Wait until something is done.
 
         Returns
@@ -87,7 +86,7 @@ def work(
     workers: int | None = 1,
     scheduler: str | None = None,
     patience: float = PATIENCE,
-) -> Iterator[Result | Lost]:
+) -> Generator[Result | Lost]:
     """Call a function on many jobs, and give back what it returns in their order.
 
     A process that is killed is replaced, and its job is done again when no other is under way, so
@@ -143,7 +142,7 @@ def work(
         yield from _with(Processes(function, n_workers), chain([job], jobs))
 
 
-def check_workers(workers: int | None, scheduler: str | None) -> None:
+def check_workers(workers: object, scheduler: str | None) -> None:
     """Refuse what does not say who does the work.
 
     Parameters
