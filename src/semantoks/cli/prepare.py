@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
 from semantoks.cli.reading import AS_USUAL, Reading
+from semantoks.cli.working import ALL_CORES, Working
 from semantoks.errors import ConfigurationError
 from semantoks.terminal import Output
 
@@ -54,12 +55,14 @@ def prepare(
     strict: Annotated[bool, Parameter(negative="")] = False,
     keep_going: Annotated[bool, Parameter(negative="")] = False,
     reading: Reading = AS_USUAL,
+    working: Working = ALL_CORES,
     output: Output = SILENT,
 ) -> None:
     """Read recordings, preprocess them, and write a store.
 
     Scans whose data are not good enough (too short, too many flat ROIs, NaN, the same series under
-    two names) are left out by name. An interrupted run goes on when it is called again.
+    two names) are left out by name. An interrupted run goes on when it is called again; what
+    is done is not read again. A process that is killed is replaced.
 
     Example: semantoks prepare ABIDE_pcp --atlas cc200 --table subjects.csv --out abide.store
 
@@ -105,6 +108,8 @@ def prepare(
         Leave out, too, what cannot be read, lacks a repetition time or is not in the table.
     reading : Reading
         How images are read.
+    working : Working
+        Who does the work.
     output : Output
         How to speak.
     """
@@ -153,6 +158,8 @@ def prepare(
             table=read_scan_table(table, **columns) if table else None,
             t_r=t_r,
             preprocessing=preprocessing,
+            workers=working.workers,
+            scheduler=working.scheduler,
             policy="strict" if strict else "keep-going" if keep_going else "default",
             progress=lambda done, total: advance(done, total, ""),
         )

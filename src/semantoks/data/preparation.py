@@ -6,26 +6,23 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from semantoks.data.atlas import Atlas
 from semantoks.data.completion import complete, explain_nameless
-from semantoks.data.preprocessing import Preprocessed, Preprocessing, QualityError, preprocess
+from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import FormatName, find_scans
-from semantoks.data.recording import Recording, ScanFile
-from semantoks.data.refusals import TOLD, Policy, Refusal, check_refused, stops
+from semantoks.data.recording import ScanFile
+from semantoks.data.refusals import Policy, Refusal, check_refused
 from semantoks.data.scan_table import ScanTable, read_scan_table
+from semantoks.data.scan_writing import unmeasured, write_scans
 from semantoks.data.store_writer import StoreWriter
-from semantoks.errors import ConfigurationError, InputError, nearest
-
-Series = NDArray[np.floating[Any]]
+from semantoks.data.work import check_workers
+from semantoks.errors import ConfigurationError, nearest
 
 
 @dataclass(frozen=True)
@@ -84,6 +81,8 @@ def prepare(
     policy: Policy = "default",
     ignore: Sequence[str | Path] = (),
     reading: ReaderOptions | None = None,
+    workers: int | None = 1,
+    scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationReport:
     """Read recordings, preprocess them, and write them as a store.
@@ -116,6 +115,14 @@ def prepare(
     reading : ReaderOptions or None
         What readers of images have to be told; the defaults if None. Their band is that of
         `preprocessing`.
+    workers : int or None
+        Number of processes that read and preprocess, with one thread each. 1 is this process; None
+        is one a core that may be used, started where the work takes longer than a second. The
+        store does not depend on it. A process that is killed is replaced; a scan that ends its
+        process twice is refused as "unreadable".
+    scheduler : str or None
+        Address of the scheduler of a Dask cluster, or its scheduler file, that does the work
+        instead. Its workers need this package and must see the files under the same paths.
     progress : callable or None
         Called with the number of scans that are done and that there are.
 
@@ -134,6 +141,7 @@ def prepare(
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 2})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     noise = np.random.default_rng(0).standard_normal((4, 150))
@@ -149,7 +157,9 @@ def prepare(
         raise ConfigurationError(
             f"there is no policy {policy!r}; there are {', '.join(known)}.{nearest(policy, known)}"
         )
-    source, out = Path(source), Path(out)
+    check_workers(workers, scheduler)
+    # Workers of a cluster have working directories of their own.
+    source, out = (Path(source) if scheduler is None else Path(source).absolute()), Path(out)
     preprocessing = preprocessing or Preprocessing()
     others = [*map(Path, ignore), *([table.path] if table is not None else [])]
     reading = dataclasses.replace(reading or ReaderOptions(), band=preprocessing.band)
@@ -161,14 +171,26 @@ def prepare(
     request = _describe_request(source, format, scans) | {"reading": reading.to_dict()}
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
-        refused += list(_write(scans, writer, policy, progress))
+        refused += write_scans(
+            scans,
+            writer,
+            policy=policy,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
         check_refused(refused, policy, n_found=len(found), n_written=len(writer.done))
-        store = writer.finish(refused, n_unnamed_subjects=len(nameless & writer.done))
+        refused.sort(key=lambda refusal: refusal.scan)
+        store = writer.finish(
+            refused,
+            n_unnamed_subjects=len(nameless & writer.done),
+            quality=unmeasured(refused, found, writer.refused),
+        )
     return PreparationReport(
         path=out,
         n_found=len(found),
         n_written=len(writer.done),
-        refused=tuple(sorted(refused, key=lambda refusal: refusal.scan)),
+        refused=tuple(refused),
         seconds=time.monotonic() - began,
         n_resumed=n_resumed,
         started_over=writer.started_over,
@@ -182,7 +204,7 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
     for scan in scans:
         file = source if source.is_file() else Path(scan.source)
         status = file.stat()
-        who = (scan.scan, scan.subject, scan.session, scan.site, scan.source)
+        who = (scan.scan, scan.subject, scan.session, scan.site, str(Path(scan.source).absolute()))
         known = (scan.t_r, scan.motion, dict(scan.phenotypes))
         entry = [who, known, status.st_size, status.st_mtime_ns]
         condensed.update(json.dumps(entry, default=str, sort_keys=True).encode())
@@ -192,79 +214,3 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
         "n_scans": len(scans),
         "scans": condensed.hexdigest(),
     }
-
-
-def _write(
-    scans: Sequence[ScanFile],
-    writer: StoreWriter,
-    policy: Policy,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Refusal]:
-    """Write the scans that are good enough, and yield the others.
-
-    What stops the preparation is collected first, so that all such scans can be named at once.
-    """
-    first_with: dict[str, str] = {}
-    n_stopping = 0
-    for done, scan in enumerate(scans):
-        if progress is not None:
-            progress(done, len(scans))
-        refusal = _write_one(scan, writer, first_with)
-        if refusal is not None:
-            yield refusal
-            n_stopping += stops(refusal, policy)
-            if n_stopping == done + 1 == TOLD:
-                return
-    if progress is not None:
-        progress(len(scans), len(scans))
-
-
-def _write_one(scan: ScanFile, writer: StoreWriter, first_with: dict[str, str]) -> Refusal | None:
-    """Write one scan, or say why not; remember its series by their digest."""
-    try:
-        series = scan.load()
-    except QualityError as error:
-        return Refusal(scan.scan, scan.source, str(error), error.category)
-    except InputError as error:
-        return Refusal(scan.scan, scan.source, str(error), "unreadable")
-    digest = hashlib.sha256(np.ascontiguousarray(series, dtype=np.float32).tobytes()).hexdigest()
-    if scan.scan in writer.done:
-        # Read again after an interruption, so that later copies of it are still found.
-        first_with.setdefault(digest, scan.scan)
-        return None
-    try:
-        ready = preprocess(series, _t_r_of(scan), writer.preprocessing)
-    except QualityError as error:
-        return Refusal(scan.scan, scan.source, str(error), error.category)
-    except InputError as error:
-        reason = f"scan {scan.scan!r} of {scan.source}: {error}"
-        return Refusal(scan.scan, scan.source, reason, "preprocessing")
-    if digest in first_with:
-        reason = f"identical to the series of scan {first_with[digest]!r}, which is kept."
-        return Refusal(scan.scan, scan.source, reason, "identical")
-    first_with[digest] = scan.scan
-    writer.add(_record(scan, ready, writer.atlas), ready.valid)
-    return None
-
-
-def _t_r_of(scan: ScanFile) -> float:
-    """Return the repetition time, which every scan has by now."""
-    if scan.t_r is None:
-        raise InputError(f"scan {scan.scan!r} has no repetition time.")
-    return scan.t_r
-
-
-def _record(scan: ScanFile, ready: Preprocessed, atlas: Atlas) -> Recording:
-    """Join a preprocessed series with what is known of its scan."""
-    return Recording(
-        series=ready.series,
-        t_r=_t_r_of(scan),
-        atlas=atlas,
-        scan=scan.scan,
-        subject=scan.subject,
-        session=scan.session,
-        site=scan.site,
-        motion=scan.motion,
-        phenotypes=scan.phenotypes,
-        source=scan.source,
-    )
