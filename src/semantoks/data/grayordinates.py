@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.label_image import DAMAGED
+from semantoks.data.label_image import DAMAGED, explain_damage
 from semantoks.data.labels import match_labels
 from semantoks.errors import InputError
 
@@ -63,21 +63,13 @@ def open_cifti(path: Path) -> Any:
     try:
         image = nib.load(path)
     except (*DAMAGED, KeyError, AttributeError) as error:
-        raise InputError(_explain(path, error)) from error
+        raise InputError(explain_damage(path, error)) from error
     if not isinstance(image, nib.Cifti2Image):
         raise InputError(
             f"{path} is no CIFTI-2 file (it is a {type(image).__name__}). Files of CIFTI-1 are "
             "converted by `wb_command -file-convert -cifti-version-convert`."
         )
     return image
-
-
-def _explain(path: Path, error: BaseException) -> str:
-    """Say that a file cannot be read."""
-    return (
-        f"{path} cannot be read as CIFTI-2: {error or type(error).__name__}. It is cut off, or a "
-        "link to a file that was not downloaded; copy it again."
-    )
 
 
 def t_r_of_cifti(image: Any, path: Path) -> float | None:
@@ -150,7 +142,7 @@ def read_parcels(path: Path, atlas: Atlas) -> NDArray[np.float64]:
     try:
         values = np.asarray(image.dataobj, dtype=np.float64).T
     except DAMAGED as error:
-        raise InputError(_explain(path, error)) from error
+        raise InputError(explain_damage(path, error)) from error
     series = match.place(values)
     series[~np.nan_to_num(series).any(axis=1)] = np.nan
     return series
@@ -201,7 +193,7 @@ def read_dense(
             # Columns lie together in the file: all times of one grayordinate, then the next.
             part = np.asarray(image.dataobj[:, start : start + step], dtype=np.float64)[:, wanted]
         except DAMAGED as error:
-            raise InputError(_explain(path, error)) from error
+            raise InputError(explain_damage(path, error)) from error
         np.nan_to_num(part, copy=False, posinf=0.0, neginf=0.0)
         measured = part.any(axis=0)
         members = here[wanted][measured]

@@ -1,4 +1,4 @@
-"""A volume of labels: checked against its atlas, brought to the grid of a recording, averaged in.
+"""A volume of labels: checked against its atlas, and brought to the grid of a recording.
 
 The integers of such volumes mean nothing by themselves: the published volume of Tian's subcortex
 joined with Schaefer's cortex numbers the subcortex first, others number it last. So the centre of
@@ -8,7 +8,6 @@ every label is compared with where the atlas has it before any of them is used.
 from __future__ import annotations
 
 import re
-import warnings
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +15,15 @@ from typing import Any, Final, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.errors import InputError
 
-DAMAGED: Final = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
+DAMAGED: Final = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 """What reading a file that is cut off or no image raises."""
 
 _SPACE: Final = re.compile(r"MNI\w*?(?:Asym|Sym|Lin)(?=[^A-Za-z0-9]|$)|FSLMNI152|T1w|fsLR")
@@ -47,6 +48,27 @@ class LabelGrid(NamedTuple):
 
     labels: NDArray[np.int32]
     expected: NDArray[np.float64]
+
+
+def explain_damage(path: Path, error: BaseException) -> str:
+    """Say that an image cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+        The image.
+    error : Exception
+        What reading it raised.
+
+    Returns
+    -------
+    str
+        One paragraph.
+    """
+    return (
+        f"{path} cannot be read: {error or type(error).__name__}. It is cut off, or a link to a "
+        "file that was not downloaded; copy it again."
+    )
 
 
 def space_in_name(name: str) -> str:
@@ -125,7 +147,7 @@ def check_label_image(options: ReaderOptions, atlas: Atlas) -> None:
             f"atlas {atlas.name!r} does not say which integer of {path} stands for which ROI. Add "
             "a column 'value' to its table."
         )
-    image, values = _read_labels(path)
+    image, values = _read_labels(path, _stamp(path))
     there = set(np.unique(values).tolist()) - {0}
     missing = [
         label for label, value in zip(atlas.labels, atlas.values, strict=True) if value not in there
@@ -147,7 +169,7 @@ def _check_places(path: Path, image: Any, values: NDArray[np.int32], atlas: Atla
     if not np.isfinite(atlas.coordinates).all():
         return
     centres = ndimage.center_of_mass(np.ones_like(values), values, list(atlas.values))
-    places = nib.affines.apply_affine(image.affine, np.array(centres))
+    places = apply_affine(image.affine, np.array(centres))
     distance = np.linalg.norm(places - atlas.coordinates, axis=1)
     if (distance > _FAR).mean() > _MOST_FAR:
         worst = int(distance.argmax())
@@ -180,14 +202,26 @@ def _image_of(options: ReaderOptions) -> Path:
     return options.atlas_image
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and age of a file, which tell whether it is still the one that was read."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(
+            f"atlas image {path} cannot be read: {error.strerror}. Give the label volume of the "
+            "atlas (atlas_image, --atlas-image)."
+        ) from error
+    return status.st_size, status.st_mtime_ns
+
+
 @lru_cache(maxsize=2)
-def _read_labels(path: Path) -> tuple[Any, NDArray[np.int32]]:
+def _read_labels(path: Path, _stamp: tuple[int, int]) -> tuple[Any, NDArray[np.int32]]:
     """Read the atlas image and its labels."""
     try:
         image = nib.load(path)
         values = np.asarray(image.dataobj)
     except DAMAGED as error:
-        raise InputError(f"atlas image {path} cannot be read: {error}.") from error
+        raise InputError(f"atlas image {explain_damage(path, error)}") from error
     values = values.squeeze()
     whole = np.round(values)
     if values.ndim != 3 or not np.isfinite(values).all() or not (whole == values).all():
@@ -201,12 +235,16 @@ def _read_labels(path: Path) -> tuple[Any, NDArray[np.int32]]:
 
 @lru_cache(maxsize=4)
 def _labels_on_grid(
-    path: Path, atlas: Atlas, shape: tuple[int, int, int], affine: bytes
+    path: Path,
+    stamp: tuple[int, int],
+    atlas: Atlas,
+    shape: tuple[int, int, int],
+    affine: bytes,
 ) -> LabelGrid:
     """Bring the ROIs of an atlas to a grid; the nearest label counts."""
     from nilearn.image import resample_img
 
-    image, values = _read_labels(path)
+    image, values = _read_labels(path, stamp)
     target = np.frombuffer(affine).reshape(4, 4)
     number = np.zeros(max(values.max(), *atlas.values) + 1, dtype=np.int32)
     number[list(atlas.values)] = np.arange(1, len(atlas) + 1)
@@ -244,103 +282,5 @@ def labels_on_grid(options: ReaderOptions, atlas: Atlas, image: Any) -> LabelGri
         The ROIs on its grid, and how many voxels each should have.
     """
     affine = np.ascontiguousarray(image.affine, dtype=np.float64).tobytes()
-    return _labels_on_grid(_image_of(options), atlas, tuple(image.shape[:3]), affine)
-
-
-def mask_on_grid(path: Path, image: Any) -> NDArray[np.bool_]:
-    """Read a brain mask on the grid of a recording.
-
-    Parameters
-    ----------
-    path : Path
-        The mask.
-    image : nibabel image
-        The recording.
-
-    Returns
-    -------
-    ndarray of bool, shape (x, y, z)
-        Voxels in the brain.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    from nilearn.image import resample_to_img
-
-    try:
-        mask = nib.load(path)
-        if mask.shape[:3] != image.shape[:3] or not np.allclose(mask.affine, image.affine):
-            first = nib.Nifti1Image(np.zeros(image.shape[:3], np.int8), image.affine)
-            mask = resample_to_img(
-                mask, first, interpolation="nearest", copy_header=True, force_resample=True
-            )
-        return np.asarray(mask.dataobj).squeeze() > 0
-    except DAMAGED as error:
-        raise InputError(
-            f"brain mask {path} cannot be read: {error}. It may be cut off, or a link to a file "
-            "that was not downloaded; copy it again."
-        ) from error
-
-
-def average_rois(
-    image: Any, grid: LabelGrid, mask: NDArray[np.bool_], min_coverage: float
-) -> NDArray[np.float64]:
-    """Average a recording within every ROI, some volumes at a time.
-
-    Voxels that are zero or NaN in all volumes lie outside of what was measured, whatever the mask
-    says.
-
-    Parameters
-    ----------
-    image : nibabel image
-        The recording, shape (x, y, z, time).
-    grid : LabelGrid
-        The ROIs on its grid.
-    mask : ndarray of bool, shape (x, y, z)
-        The brain.
-    min_coverage : float
-        A ROI of which a smaller share was measured is NaN throughout.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Means over the voxels that were measured.
-    """
-    from nilearn.maskers import NiftiLabelsMasker
-
-    n_rois = len(grid.expected)
-    inside = np.where(mask, grid.labels, 0)
-    measured = np.zeros(inside.shape, dtype=bool)
-    series = np.full((n_rois, image.shape[3]), np.nan)
-    if not inside.any():
-        return series
-    masker = NiftiLabelsMasker(
-        nib.Nifti1Image(inside, image.affine),
-        keep_masked_labels=True,
-        resampling_target=None,
-        standardize=None,
-        reports=False,
-    ).fit()
-    step = max(1, _VOXELS_AT_ONCE // inside.size)
-    for start in range(0, image.shape[3], step):
-        part = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
-        np.nan_to_num(part, copy=False, posinf=0.0, neginf=0.0)
-        measured |= (part != 0).any(axis=3)
-        with warnings.catch_warnings():
-            # A volume of one moment only is no reason to warn.
-            warnings.simplefilter("ignore", UserWarning)
-            means = masker.transform(nib.Nifti1Image(part, image.affine))
-        rois = [int(value) - 1 for key, value in masker.region_ids_.items() if key != "background"]
-        series[rois, start : start + step] = means.T
-    n_inside = np.bincount(inside.ravel(), minlength=n_rois + 1)[1:]
-    n_measured = np.bincount(inside[measured], minlength=n_rois + 1)[1:]
-    series *= (n_inside / np.maximum(n_measured, 1))[:, None]
-    covered = n_measured / np.maximum(grid.expected, 1)
-    series[(covered < min_coverage) | (n_measured == 0)] = np.nan
-    return series
-
-
-_VOXELS_AT_ONCE: Final = 30_000_000
-"""Voxels times volumes that are held at once: 120 MB as float32."""
+    path = _image_of(options)
+    return _labels_on_grid(path, _stamp(path), atlas, tuple(image.shape[:3]), affine)

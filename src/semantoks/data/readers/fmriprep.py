@@ -35,13 +35,13 @@ from semantoks.data.denoising import clean_series
 from semantoks.data.label_image import (
     DAMAGED,
     atlas_space,
-    average_rois,
     check_label_image,
+    explain_damage,
     labels_on_grid,
-    mask_on_grid,
 )
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.recording import ScanFile
+from semantoks.data.volume_averages import average_rois, mask_on_grid
 from semantoks.errors import InputError
 
 _ENDINGS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
@@ -223,25 +223,19 @@ def _t_r_of_header(image: Any) -> float | None:
 def _load(path: Path, atlas: Atlas, options: ReaderOptions) -> NDArray[np.float64]:
     """Average one recording in ROIs and clean it, shape (roi, time)."""
     name = parse_bids_name(path)
-    sidecar = read_t_r(name)
     try:
         # Kept open, a compressed file is read once from begin to end, and not once a part.
         image = nib.load(path, keep_file_open=True)
-        if len(image.shape) != 4:
-            raise InputError(
-                f"{path} has shape {image.shape}; (x, y, z, time) was expected. Export it again."
-            )
-        t_r = agree_on_t_r(sidecar, _t_r_of_header(image), path)
-        grid = labels_on_grid(options, atlas, image)
-        mask = mask_on_grid(_mask_of(name), image)
-        series = average_rois(image, grid, mask, options.min_roi_coverage)
-    except InputError:
-        raise
     except DAMAGED as error:
+        raise InputError(explain_damage(path, error)) from error
+    if len(image.shape) != 4:
         raise InputError(
-            f"{path} cannot be read: {error or type(error).__name__}. It is cut off, or a link to "
-            "a file that was not downloaded; copy it again."
-        ) from error
+            f"{path} has shape {image.shape}; (x, y, z, time) was expected. Export it again."
+        )
+    t_r = agree_on_t_r(read_t_r(name), _t_r_of_header(image), path)
+    grid = labels_on_grid(options, atlas, image)
+    mask = mask_on_grid(_mask_of(name), image)
+    series = average_rois(image, grid, mask, options.min_roi_coverage)
     # Without a repetition time the scan is refused before; it only scales the band here.
     return clean_series(series, find_confounds(name), t_r or 1.0, options, image=path)
 
