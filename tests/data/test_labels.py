@@ -70,6 +70,8 @@ def test_tian_and_buckner() -> None:
         found = match_labels(names, WHOLE).positions[450:]
         assert found.tolist() == [*range(len(names)), -1][:7]
     assert match_labels(["Network1", "Default"], CORTEX).n_found == 0
+    others = ["Cerebellar_Region1", "Cerebellum_1", "cerebellum-2"]
+    assert match_labels(others, WHOLE).unknown == tuple(others)
     assert match_labels(["Default", "Network8"], WHOLE).unknown == ("Default", "Network8")
 
 

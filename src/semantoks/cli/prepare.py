@@ -52,6 +52,7 @@ def prepare(
     detrend: bool = True,
     min_samples: int = 100,
     min_coverage: float = 0.95,
+    trust_order: Annotated[bool, Parameter(negative="")] = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     keep_going: Annotated[bool, Parameter(negative="")] = False,
     reading: Reading = AS_USUAL,
@@ -102,6 +103,8 @@ def prepare(
         Shortest scan, in samples after resampling.
     min_coverage : float
         Smallest share of ROIs that are neither flat nor missing.
+    trust_order : bool
+        Believe that ROIs come in the order of the atlas, whatever their connectivity says.
     strict : bool
         Refuse the whole source if any scan is refused or names no subject.
     keep_going : bool
@@ -154,6 +157,7 @@ def prepare(
             atlas=Atlas.load(atlas),
             ignore=[Path(atlas)],
             reading=reading.options(),
+            trust_order=trust_order,
             format=format,
             table=read_scan_table(table, **columns) if table else None,
             t_r=t_r,

@@ -31,7 +31,10 @@ _BUCKNER: Final = (
 )
 """Networks of the cerebellum (Buckner et al., 2011) in the order in which they are numbered."""
 _BUCKNER_PREFIX: Final = re.compile(
-    r"(?:buckner(?:7|2011)?|cerebell(?:um|ar))_(?:7networks_)?(?:network_?)?|network_?(?=\d$)"
+    r"buckner(?:7|2011)?_(?:7networks_)?(?:network_?)?"
+    # A number alone may be that of another parcellation of the cerebellum.
+    r"|cerebell(?:um|ar)_(?:network_?|(?!\d))"
+    r"|network_?(?=\d$)"
 )
 _CUT_GROUPS: Final = 5
 """So many groups of parcels that all break off after their first few tell of another resolution."""

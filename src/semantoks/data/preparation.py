@@ -16,8 +16,9 @@ from semantoks.data.completion import complete, explain_nameless
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import FormatName, find_scans
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ScanFile, collect_notices
 from semantoks.data.refusals import Policy, Refusal, check_refused
+from semantoks.data.roi_order import OrderCheck, check_order
 from semantoks.data.scan_table import ScanTable, read_scan_table
 from semantoks.data.scan_writing import unmeasured, write_scans
 from semantoks.data.store_writer import StoreWriter
@@ -45,6 +46,10 @@ class PreparationReport:
         Whether an interrupted run was dropped because its arguments or files were others.
     nameless : int
         How many of the written scans name no subject; each counts as a person of its own.
+    order : OrderCheck or None
+        What connectivity says of the order of the ROIs.
+    told : tuple of str
+        What the reader says of the files, a paragraph each.
     """
 
     path: Path
@@ -55,6 +60,8 @@ class PreparationReport:
     n_resumed: int = 0
     started_over: bool = False
     nameless: int = 0
+    order: OrderCheck | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -66,7 +73,9 @@ class PreparationReport:
             )
         if self.nameless:
             told.append(explain_nameless(self.nameless))
-        return tuple(told)
+        if self.order is not None and self.order.notice:
+            told.append(self.order.notice)
+        return (*told, *self.told)
 
 
 def prepare(
@@ -81,6 +90,7 @@ def prepare(
     policy: Policy = "default",
     ignore: Sequence[str | Path] = (),
     reading: ReaderOptions | None = None,
+    trust_order: bool = False,
     workers: int | None = 1,
     scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -115,6 +125,9 @@ def prepare(
     reading : ReaderOptions or None
         What readers of images have to be told; the defaults if None. Their band is that of
         `preprocessing`.
+    trust_order : bool
+        Whether the rows are believed to be in the order of the atlas whatever their connectivity
+        says; see `check_order`.
     workers : int or None
         Number of processes that read and preprocess, with one thread each. 1 is this process; None
         is one a core that may be used, started where the work takes longer than a second. The
@@ -134,7 +147,8 @@ def prepare(
     Raises
     ------
     InputError
-        If something stops the preparation, or no scan is left; nothing stays behind.
+        If something stops the preparation, such as ROIs in another order than the atlas', or no
+        scan is left; nothing stays behind.
     ConfigurationError
         If format or policy is unknown.
 
@@ -168,6 +182,7 @@ def prepare(
     scans, nameless, refused = complete(
         found, own_table=own_table, table=table, t_r=t_r, policy=policy
     )
+    order = check_order(scans, atlas, trust=trust_order)
     request = _describe_request(source, format, scans) | {"reading": reading.to_dict()}
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
@@ -195,6 +210,8 @@ def prepare(
         n_resumed=n_resumed,
         started_over=writer.started_over,
         nameless=store.n_unnamed_subjects,
+        order=order,
+        told=collect_notices(scans),
     )
 
 

@@ -16,7 +16,18 @@ from typing import Final, Literal, NamedTuple
 from semantoks.data import bids
 from semantoks.data.atlas import Atlas
 from semantoks.data.reader_options import ReaderOptions
-from semantoks.data.readers import arrays, cifti, fmriprep, original_hdf5, pcp
+from semantoks.data.readers import (
+    arrays,
+    cifti,
+    conn,
+    cpac,
+    dpabi,
+    fmriprep,
+    original_hdf5,
+    pcp,
+    ukb,
+    xcpd,
+)
 from semantoks.data.recording import ScanFile
 from semantoks.errors import ConfigurationError, InputError, nearest
 
@@ -55,11 +66,21 @@ class _Format(NamedTuple):
 
 
 _FORMATS: Final = (
+    _Format("conn", conn.matches, _without_options(conn.find), "ROI_Subject*_Condition000.mat"),
+    _Format("dpabi", dpabi.matches, _without_options(dpabi.find), "ROISignals_*.mat"),
     _Format(
         "original-hdf5",
         original_hdf5.matches,
         _without_options(original_hdf5.find),
         "a .h5 file",
+    ),
+    _Format("ukb", ukb.matches, _without_options(ukb.find), "*_31018_*_*.zip"),
+    _Format(
+        "xcpd",
+        xcpd.matches,
+        xcpd.find,
+        "*_stat-mean_timeseries.tsv of XCP-D",
+        bids.find_participants,
     ),
     _Format(
         "fmriprep",
@@ -76,6 +97,13 @@ _FORMATS: Final = (
         bids.find_participants,
     ),
     _Format("pcp", pcp.matches, _without_options(pcp.find), "a folder of *_rois_<atlas>.1D files"),
+    _Format(
+        "cpac",
+        cpac.matches,
+        _without_options(cpac.find),
+        "sub-*_atlas-*_timeseries.1D",
+        bids.find_participants,
+    ),
     _Format(
         "arrays",
         arrays.matches,
@@ -167,9 +195,10 @@ def _choose(source: Path, name: str, options: ReaderOptions) -> _Format:
             f"there is no format {name!r}; there are {', '.join(names)}.{nearest(name, names)}"
         )
     candidates = [known for known in _FORMATS if name in ("auto", known.name)]
-    if options.atlas_image is not None and options.atlas_image.name.endswith(".dlabel.nii"):
-        # Folders of fMRIPrep may hold both; the atlas image says which of them is meant.
-        candidates.sort(key=lambda known: known.name != "cifti")
+    if options.atlas_image is not None:
+        # Folders of derivatives may hold several; the atlas image says which of them is meant.
+        dense = options.atlas_image.name.endswith(".dlabel.nii")
+        candidates.sort(key=lambda known: known.name != ("cifti" if dense else "fmriprep"))
     for known in candidates:
         if known.matches(source):
             return known
