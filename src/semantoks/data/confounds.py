@@ -236,7 +236,9 @@ def _ask_nilearn(
 
     with tempfile.TemporaryDirectory() as folder:
         beside = Path(folder) / "sub-1_desc-confounds_timeseries.tsv"
-        table.to_csv(beside, sep="\t", index=False, na_rep="n/a")
+        # nilearn refuses tables with capitals for too old, but vx-wisestdDVARS is of version 1.2.
+        named = [name for name in table if name == name.lower()]
+        table[named].to_csv(beside, sep="\t", index=False, na_rep="n/a")
         content = "{}" if sidecar is None else sidecar.read_text(encoding="utf-8")
         beside.with_suffix(".json").write_text(content, encoding="utf-8")
         try:
@@ -291,13 +293,14 @@ def choose_regressors(
         # With the same terms as the others of the strategy.
         choice["global_signal"] = choice.get("wm_csf", "basic")
         parts.append("global_signal")
-    if options.band[0] is None:
-        parts.append("high_pass")
     sidecar = None
     if "compcor" in parts:
         sidecar = _sidecar_of(path)
         choice["n_compcor"] = options.n_compcor
-    chosen, _ = _ask_nilearn(table, sidecar, path, **{**choice, "strategy": tuple(parts)})
+    choice["strategy"] = (*parts, "high_pass")
+    chosen, _ = _ask_nilearn(table, sidecar, path, **choice)
+    if options.band[0] is not None:
+        chosen = chosen[[name for name in chosen if not name.startswith("cosine")]]
     values = chosen.to_numpy(dtype=np.float64).T
     if not np.isfinite(values).all():
         bad = [str(name) for name in chosen if not np.isfinite(chosen[name]).all()]
