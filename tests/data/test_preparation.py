@@ -122,9 +122,9 @@ def test_scans_without_a_subject_are_counted(source: Path, out: Path) -> None:
     np.save(source / "b.npy", noise(1, 50))
     report = prepare(source, out.with_name("c"), atlas=ATLAS, table=known)
     # The nameless one is too short, and not in the store.
-        assert (report.n_written, report.nameless) == (2, 0)
-        assert len(report.notices) == 1
-        assert "could not be checked by connectivity" in report.notices[0]
+    assert (report.n_written, report.nameless) == (2, 0)
+    assert len(report.notices) == 1
+    assert "could not be checked by connectivity" in report.notices[0]
     assert Store.open(report.path).n_subjects == 1
 
 
