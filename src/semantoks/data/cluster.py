@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, NamedTuple, Self
 
 import cloudpickle
 
-from semantoks.data.processes import call_packed, explain_end
+from semantoks.data.processes import ALONE, call_packed
 from semantoks.data.work import Failed, Job, Lost, Result, WorkInterruptedError
 from semantoks.errors import InputError
 
@@ -117,7 +117,8 @@ class Cluster(Generic[Job, Result]):
             self._hand_out()
             try:
                 futures = [future for future, _ in self._running.values()]
-                ended = wait(futures, return_when="FIRST_COMPLETED").done  # type: ignore[no-untyped-call]
+                with self._client.as_current():
+                    ended = wait(futures, return_when="FIRST_COMPLETED").done  # type: ignore[no-untyped-call]
                 finished = [future for future in ended if future.status == "finished"]
                 results = self._client.gather(finished)
             except KilledWorker:
@@ -162,7 +163,8 @@ class Cluster(Generic[Job, Result]):
                 ) from error
             return [(task.number, Failed(error))]
         if task.suspected:
-            return [(task.number, Lost(explain_end("on the cluster; its logs say how")))]
+            reason = f"all workers of the cluster that worked on it ended, at last {ALONE}"
+            return [(task.number, Lost(reason))]
         self._suspects.append(task._replace(suspected=True))
         return []
 

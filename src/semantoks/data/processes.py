@@ -23,6 +23,11 @@ ONE_THREAD: Final = {
     for library in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
 } | {"VECLIB_MAXIMUM_THREADS": "1"}
 """The cores belong to the processes: threads on top of that would stand in each other's way."""
+ALONE: Final = (
+    "with no other job beside it. It may need more memory than there is, or crash a library that "
+    "reads it."
+)
+"""The end of a sentence that says how a job was lost, and what may be the cause."""
 
 
 class _Task(NamedTuple):
@@ -127,28 +132,10 @@ class Processes(Generic[Job, Result]):
             if task.n_ends == 0:
                 self._suspects.append(task._replace(n_ends=1))
                 return []
-            return [(task.number, Lost(explain_end(how)))]
+            reason = f"the process that worked on it ended twice ({how}), the second time {ALONE}"
+            return [(task.number, Lost(reason))]
         self._idle.append(worker)
         return [(task.number, answer if succeeded else Failed(answer))]
-
-
-def explain_end(how: str) -> str:
-    """Say that a process has ended twice, and what to do.
-
-    Parameters
-    ----------
-    how : str
-        How it ended.
-
-    Returns
-    -------
-    str
-        Two sentences.
-    """
-    return (
-        f"the process that worked on it ended twice ({how}), the second time with no other job "
-        "beside it. It may need more memory than there is, or crash a library that reads it."
-    )
 
 
 class _Worker:
