@@ -8,20 +8,27 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from semantoks.cli import run
 from semantoks.data.atlas import Atlas
+from semantoks.data.labels import seventeen_network_names
 from semantoks.data.order_evidence import Geometry, candidate_orders, connectivity, weigh
+from semantoks.data.preparation import prepare
+from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import ScanFile
 from semantoks.data.roi_order import N_SCANS, check_order
 from semantoks.data.simulation import simulate_cohort
+from semantoks.data.store import Store
 from semantoks.errors import InputError
 
 WHOLE = Atlas.load("schaefer400-tian3-buckner7")
 CORTEX = Atlas.load("schaefer400")
 CC200 = Atlas.load("cc200")
+UNFILTERED = Preprocessing(high_pass=None, low_pass=None)
 
 
 @cache
@@ -205,6 +212,46 @@ def test_stages_in_wrong_orders(stages: list[NDArray[np.float32]], name: str, on
     with pytest.raises(InputError) as caught:
         check_order(scans, CORTEX)
     assert f"it seems, {name}. Read so" in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["7Networks", "17Networks"])
+def test_stages_as_tables_with_labels(
+    stages: list[NDArray[np.float32]], tmp_path: Path, scheme: str
+) -> None:
+    names = seventeen_network_names()
+    labels, order = [f"7Networks_{x}" for x in CORTEX.labels], np.arange(400)
+    if scheme == "17Networks":
+        labels = [f"17Networks_{x}" for x in names.values()]
+        order = np.array([CORTEX.labels.index(x) for x in names])
+    source = tmp_path / "source"
+    source.mkdir()
+    for i, series in enumerate(stages[:2]):
+        table = pd.DataFrame(series[order].T, columns=labels)
+        table.to_csv(source / f"sub-{i}.tsv", sep="\t", index=False)
+    report = prepare(source, tmp_path / "out", atlas=CORTEX, t_r=2.0, preprocessing=UNFILTERED)
+    assert report.order is not None
+    assert report.order.status == "right"
+    stored = Store.open(report.path).series(0)
+    assert stored.shape == stages[0].shape
+    for roi in range(0, 400, 40):
+        assert np.corrcoef(stored[roi], stages[0][roi])[0, 1] > 0.99
+
+
+def test_stages_without_labels_in_the_wrong_order(
+    stages: list[NDArray[np.float32]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = np.array([CORTEX.labels.index(x) for x in seventeen_network_names()])
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for i, series in enumerate(stages[:2]):
+        np.savetxt(source / f"sub-{i}.csv", series[order].T, delimiter=",")
+    command = ["prepare", str(source), "--atlas", "schaefer400", "--t-r", "2"]
+    assert run([*command, "--out", str(out)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "it seems, the order of the 17-network atlas" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert run([*command, "--trust-order", "--out", str(out)]) == 0
+    assert "was not checked, as you asked" in " ".join(capsys.readouterr().out.split())
 
 
 def _reversed(order: NDArray[np.intp]) -> NDArray[np.intp]:

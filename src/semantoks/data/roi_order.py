@@ -245,7 +245,7 @@ def _explain_other(which: str, atlas: Atlas, given: Evidence, name: str, found: 
     return (
         f"wrong order of ROIs: {which} do not come in the order of atlas {atlas.name!r}, but, it "
         f"seems, {name}. Read so, connectivity fits the places of the ROIs ({_numbers(found)}); in "
-        f"the order of the atlas it does not ({_numbers(given)}). Put the ROIs into the order of "
+        f"the order of the atlas it fits worse ({_numbers(given)}). Put the ROIs into the order of "
         "the atlas, or save them with their labels as header, by which they are matched. If you "
         "know that the order is right: trust_order (--trust-order). Nothing was written."
     )

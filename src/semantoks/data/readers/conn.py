@@ -113,7 +113,7 @@ def _describe(path: Path, atlas: Atlas) -> list[ScanFile]:
     match = _DENOISED.fullmatch(path.name)
     subject = match["subject"] if match else ""
     try:
-        sessions = _read_sessions(read_matlab(path, ("names",), optional=("data_sessions",)), path)
+        sessions = _read_sessions(read_matlab(path, (), optional=("data_sessions",)), path)
     except InputError:
         # Said when the series are read, so that the other scans are kept.
         sessions = np.empty(0, dtype=np.intp)

@@ -121,7 +121,7 @@ def _describe(file: _File, atlas: Atlas) -> ScanFile:
     try:
         t_r = read_t_r(name)
     except InputError:
-        t_r = None
+        t_r = float("nan")
     return ScanFile(
         scan=file.scan,
         load=partial(_load, file, atlas),
@@ -135,6 +135,7 @@ def _describe(file: _File, atlas: Atlas) -> ScanFile:
 
 def _load(file: _File, atlas: Atlas) -> NDArray[np.float64]:
     """Read one file, shape (roi, time)."""
+    read_t_r(parse_bids_name(file.path))
     header, values = read_text_table(file.path)
     if header and len(header) != len(values):
         raise InputError(

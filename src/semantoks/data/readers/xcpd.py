@@ -25,7 +25,7 @@ from semantoks.data.bids import (
     parse_bids_name,
 )
 from semantoks.data.label_groups import choose_groups
-from semantoks.data.labels import match_labels, seventeen_network_names
+from semantoks.data.labels import match_labels, refuse_unknown, seventeen_network_names
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.readers.xcpd_sidecars import find_t_r, look_beside, put_back
@@ -186,7 +186,7 @@ def _refused(name: BidsName, reason: str) -> ScanFile:
         source=str(name.path),
         subject=name.subject,
         session=name.session,
-        t_r=look_beside(name, ReaderOptions()).t_r,
+        t_r=float("nan"),
     )
 
 
@@ -223,7 +223,10 @@ def _load(files: Sequence[BidsName], atlas: Atlas, options: ReaderOptions) -> ND
                 f"{len(values)}. Copy the file from the output of XCP-D again."
             )
         columns = _name_columns(header or ("",) * len(values), _atlas_of(name))
-        positions = match_labels(columns, atlas, where=str(name.path)).positions
+        match = match_labels(columns, atlas, where=str(name.path))
+        if match.n_found == 0:
+            refuse_unknown(match, columns, atlas, where=str(name.path))
+        positions = match.positions
         if joined is None:
             joined = np.full((len(atlas), values.shape[1]), np.nan)
         elif joined.shape[1] != values.shape[1]:

@@ -25,7 +25,7 @@ class Beside(NamedTuple):
     Parameters
     ----------
     t_r : float or None
-        Repetition time in seconds, None if no file says it.
+        Repetition time in seconds, None if no file says it, NaN if it cannot be read.
     motion : float
         Mean framewise displacement in mm, NaN if unknown.
     share_censored : float
@@ -56,7 +56,7 @@ def look_beside(name: BidsName, options: ReaderOptions) -> Beside:
         What there is.
     """
     notices: list[str] = []
-    t_r: float | None = None
+    t_r: float | None = float("nan")
     motion = share = float("nan")
     try:
         t_r = find_t_r(name)
