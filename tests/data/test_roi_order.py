@@ -28,7 +28,7 @@ from semantoks.errors import InputError
 WHOLE = Atlas.load("schaefer400-tian3-buckner7")
 CORTEX = Atlas.load("schaefer400")
 CC200 = Atlas.load("cc200")
-UNFILTERED = Preprocessing(high_pass=None, low_pass=None)
+UNFILTERED = Preprocessing(high_pass=None, low_pass=None, detrend=False)
 
 
 @cache
