@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.label_image import DAMAGED, explain_damage
 from semantoks.data.labels import match_labels
+from semantoks.data.roi_sums import sum_rois
 from semantoks.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,8 +176,6 @@ def read_dense(
     InputError
         If a file cannot be read, or the two are not on the same surface or grid.
     """
-    from scipy.sparse import coo_array
-
     image = open_cifti(path)
     axis = _dense_axis(image, path)
     rois, expected = match_grayordinates(axis, path, atlas_image, atlas)
@@ -197,11 +196,7 @@ def read_dense(
         np.nan_to_num(part, copy=False, posinf=0.0, neginf=0.0)
         measured = part.any(axis=0)
         members = here[wanted][measured]
-        weights = coo_array(
-            (np.ones(members.size), (members, np.arange(members.size))),
-            shape=(len(atlas), members.size),
-        )
-        sums += weights.tocsr() @ part[:, measured].T
+        sums += sum_rois(part[:, measured].T, members, len(atlas))
         counts += np.bincount(members, minlength=len(atlas))
     series = sums / np.maximum(counts, 1)[:, None]
     covered = counts / np.maximum(expected, 1)

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nilearn.maskers import NiftiLabelsMasker
 
 from semantoks.cli import run
 from semantoks.data.atlas import Atlas
@@ -173,6 +174,21 @@ def test_series_come_back_in_the_order_of_the_atlas(study: Study) -> None:
     series = make_series()
     study.add(series)
     np.testing.assert_allclose(study.load(), series, rtol=1e-6)
+
+
+def test_means_are_those_of_nilearn(study: Study) -> None:
+    volume = np.random.default_rng(5).normal(500, 50, (*SHAPE, 30))
+    mask = np.random.default_rng(6).random(SHAPE) < 0.8
+    path = study.add(make_series(30), volume=volume, mask=mask)
+    masker = NiftiLabelsMasker(
+        study.atlas_image,
+        mask_img=str(path).replace("preproc_bold", "brain_mask"),
+        standardize=None,
+    )
+    theirs = masker.fit_transform(path).T
+    values = [int(value) for key, value in masker.region_ids_.items() if key != "background"]
+    ours = study.load()[[study.atlas.values.index(value) for value in values]]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_runs_of_a_session_are_scans_of_one_subject(study: Study) -> None:
