@@ -9,6 +9,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
+from semantoks.cli.working import ALL_CORES, Working
 from semantoks.terminal import Output
 
 
@@ -27,6 +28,7 @@ def embed(
     seed: int = 0,
     device: str = "auto",
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32",
+    working: Working = ALL_CORES,
     output: Output = SILENT,
 ) -> None:
     """Describe every scan of a store by features, averaged over windows.
@@ -63,29 +65,31 @@ def embed(
         auto takes a GPU where there is one; otherwise cpu, cuda, mps, ...
     precision : str
         Of matrix products; auto takes bf16 where it is faster.
+    working : Working
+        Who encodes. With --workers or --scheduler, every process loads the model from its folder,
+        and what is done is kept beside OUT, so that an interrupted call goes on when it is called
+        again.
     output : Output
         How to speak.
     """
-    import torch
-
     from semantoks.data.store import Store
     from semantoks.evaluation.embedding import embed, write_embeddings
-    from semantoks.model.checkpoint import load_model
-    from semantoks.model.encoder import SemantoksEncoder
+    from semantoks.evaluation.shared_encoding import ModelPlace, Sharing
     from semantoks.training.plan import choose_device
 
     store = Store.open(data)
-    saved = load_model(model)
-    encoder = saved.encoder
-    if untrained:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder = SemantoksEncoder(encoder.atlas, **encoder.arguments)
-        encoder.preprocessing = saved.preprocessing
-    with output.progress("encoding windows") as advance:
+    place = ModelPlace(str(model), seed if untrained else None)
+    sharing = None
+    if working.scheduler is not None or working.workers not in (None, 1):
+        keep = out.with_name(f".{out.name}.partial")
+        sharing = Sharing(place, working.workers, working.scheduler, device, keep)
+    encoder = place.load()
+    if sharing is None:
+        encoder = encoder.to(choose_device(device))
+    with output.progress("encoding scans" if sharing else "encoding windows") as advance:
         embeddings = embed(
             store,
-            encoder.to(choose_device(device)),
+            encoder,
             windows=windows,
             window=window,
             features=features,
@@ -94,6 +98,7 @@ def embed(
             precision=precision,
             progress=lambda done, total: advance(done, total, ""),
             origin={"model_folder": str(model), "fresh_weights_seed": seed if untrained else None},
+            sharing=sharing,
         )
     write_embeddings(embeddings, out)
     n_features = len(embeddings.feature_names)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
+from semantoks.cli.reading import AS_USUAL, Reading
+from semantoks.cli.working import ALL_CORES, Working
 from semantoks.errors import ConfigurationError
 from semantoks.terminal import Output
 
@@ -21,7 +23,19 @@ def prepare(
     *,
     out: Path,
     atlas: str = "schaefer400-tian3-buckner7",
-    format: Literal["auto", "pcp", "arrays", "original-hdf5"] = "auto",
+    format: Literal[
+        "auto",
+        "pcp",
+        "arrays",
+        "original-hdf5",
+        "fmriprep",
+        "cifti",
+        "xcpd",
+        "ukb",
+        "conn",
+        "dpabi",
+        "cpac",
+    ] = "auto",
     table: Path | None = None,
     id_column: str | None = None,
     subject_column: str | None = None,
@@ -38,16 +52,23 @@ def prepare(
     detrend: bool = True,
     min_samples: int = 100,
     min_coverage: float = 0.95,
+    trust_order: Annotated[bool, Parameter(negative="")] = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     keep_going: Annotated[bool, Parameter(negative="")] = False,
+    reading: Reading = AS_USUAL,
+    working: Working = ALL_CORES,
     output: Output = SILENT,
 ) -> None:
     """Read recordings, preprocess them, and write a store.
 
     Scans whose data are not good enough (too short, too many flat ROIs, NaN, the same series under
-    two names) are left out by name. An interrupted run goes on when it is called again.
+    two names) are left out by name. An interrupted run goes on when it is called again; what
+    is done is not read again. A process that is killed is replaced.
 
     Example: semantoks prepare ABIDE_pcp --atlas cc200 --table subjects.csv --out abide.store
+
+    Example: semantoks prepare derivatives --atlas-image atlas_space-MNI152NLin6Asym_dseg.nii.gz
+    --task rest --out study.store
 
     Parameters
     ----------
@@ -82,10 +103,16 @@ def prepare(
         Shortest scan, in samples after resampling.
     min_coverage : float
         Smallest share of ROIs that are neither flat nor missing.
+    trust_order : bool
+        Believe that ROIs come in the order of the atlas, whatever their connectivity says.
     strict : bool
         Refuse the whole source if any scan is refused or names no subject.
     keep_going : bool
         Leave out, too, what cannot be read, lacks a repetition time or is not in the table.
+    reading : Reading
+        How images are read.
+    working : Working
+        Who does the work.
     output : Output
         How to speak.
     """
@@ -129,10 +156,14 @@ def prepare(
             out,
             atlas=Atlas.load(atlas),
             ignore=[Path(atlas)],
+            reading=reading.options(),
+            trust_order=trust_order,
             format=format,
             table=read_scan_table(table, **columns) if table else None,
             t_r=t_r,
             preprocessing=preprocessing,
+            workers=working.workers,
+            scheduler=working.scheduler,
             policy="strict" if strict else "keep-going" if keep_going else "default",
             progress=lambda done, total: advance(done, total, ""),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -131,7 +132,9 @@ def _join(
 
 def _check_contradiction(scans: Sequence[ScanFile], t_r: float) -> None:
     """Refuse a repetition time for all that differs from what is known of some."""
-    other = [scan for scan in scans if scan.t_r is not None and not same_t_r(scan.t_r, t_r)]
+    known = [(scan, scan.t_r) for scan in scans if scan.t_r is not None]
+    # What could not be read is NaN, and complained of when the scan is loaded.
+    other = [scan for scan, own in known if not (math.isnan(own) or same_t_r(own, t_r))]
     if other:
         raise InputError(
             f"the repetition time given for all scans (t_r, --t-r) is {t_r:g} s, but files or "

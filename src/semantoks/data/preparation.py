@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from semantoks.data.atlas import Atlas
 from semantoks.data.completion import complete, explain_nameless
-from semantoks.data.preprocessing import Preprocessed, Preprocessing, QualityError, preprocess
+from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import FormatName, find_scans
-from semantoks.data.recording import Recording, ScanFile
-from semantoks.data.refusals import TOLD, Policy, Refusal, check_refused, stops
+from semantoks.data.recording import ScanFile, collect_notices
+from semantoks.data.refusals import Policy, Refusal, check_refused
+from semantoks.data.roi_order import OrderCheck, check_order
 from semantoks.data.scan_table import ScanTable, read_scan_table
+from semantoks.data.scan_writing import unmeasured, write_scans
 from semantoks.data.store_writer import StoreWriter
-from semantoks.errors import ConfigurationError, InputError, nearest
-
-Series = NDArray[np.floating[Any]]
+from semantoks.data.work import check_workers
+from semantoks.errors import ConfigurationError, nearest
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class PreparationReport:
         Whether an interrupted run was dropped because its arguments or files were others.
     nameless : int
         How many of the written scans name no subject; each counts as a person of its own.
+    order : OrderCheck or None
+        What connectivity says of the order of the ROIs.
+    told : tuple of str
+        What the reader says of the files, a paragraph each.
     """
 
     path: Path
@@ -56,6 +60,8 @@ class PreparationReport:
     n_resumed: int = 0
     started_over: bool = False
     nameless: int = 0
+    order: OrderCheck | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -67,7 +73,9 @@ class PreparationReport:
             )
         if self.nameless:
             told.append(explain_nameless(self.nameless))
-        return tuple(told)
+        if self.order is not None and self.order.notice:
+            told.append(self.order.notice)
+        return (*told, *self.told)
 
 
 def prepare(
@@ -81,6 +89,10 @@ def prepare(
     preprocessing: Preprocessing | None = None,
     policy: Policy = "default",
     ignore: Sequence[str | Path] = (),
+    reading: ReaderOptions | None = None,
+    trust_order: bool = False,
+    workers: int | None = 1,
+    scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationReport:
     """Read recordings, preprocess them, and write them as a store.
@@ -93,7 +105,7 @@ def prepare(
         Folder of the store; must not exist. If an equal call was interrupted, it goes on.
     atlas : Atlas
         Atlas that the series were extracted with.
-    format : {"auto", "pcp", "arrays", "original-hdf5"}
+    format : {"auto", "pcp", "arrays", "original-hdf5", "fmriprep", "cifti", ...}
         How `source` is laid out; "auto" recognises it.
     table : ScanTable or None
         Repetition times, sites, motion and phenotypes by scan or subject. A participants.tsv in a
@@ -110,6 +122,20 @@ def prepare(
     ignore : sequence of str or path
         Files in `source` that are no scans, such as the table of the atlas. That of `table` is
         left out anyway.
+    reading : ReaderOptions or None
+        What readers of images have to be told; the defaults if None. Their band is that of
+        `preprocessing`.
+    trust_order : bool
+        Whether the rows are believed to be in the order of the atlas whatever their connectivity
+        says; see `check_order`.
+    workers : int or None
+        Number of processes that read and preprocess, with one thread each. 1 is this process; None
+        is one a core that may be used, started where the work takes longer than a second. The
+        store does not depend on it. A process that is killed is replaced; a scan that ends its
+        process twice is refused as "unreadable".
+    scheduler : str or None
+        Address of the scheduler of a Dask cluster, or its scheduler file, that does the work
+        instead. Its workers need this package and must see the files under the same paths.
     progress : callable or None
         Called with the number of scans that are done and that there are.
 
@@ -121,13 +147,15 @@ def prepare(
     Raises
     ------
     InputError
-        If something stops the preparation, or no scan is left; nothing stays behind.
+        If something stops the preparation, such as ROIs in another order than the atlas', or no
+        scan is left; nothing stays behind.
     ConfigurationError
         If format or policy is unknown.
 
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 2})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     noise = np.random.default_rng(0).standard_normal((4, 150))
@@ -143,29 +171,47 @@ def prepare(
         raise ConfigurationError(
             f"there is no policy {policy!r}; there are {', '.join(known)}.{nearest(policy, known)}"
         )
-    source, out = Path(source), Path(out)
+    check_workers(workers, scheduler)
+    # Workers of a cluster have working directories of their own.
+    source, out = (Path(source) if scheduler is None else Path(source).absolute()), Path(out)
     preprocessing = preprocessing or Preprocessing()
     others = [*map(Path, ignore), *([table.path] if table is not None else [])]
-    found, own = find_scans(source, atlas, format=format, ignore=others)
+    reading = dataclasses.replace(reading or ReaderOptions(), band=preprocessing.band)
+    found, own = find_scans(source, atlas, format=format, ignore=others, options=reading)
     own_table = read_scan_table(own) if own is not None else None
     scans, nameless, refused = complete(
         found, own_table=own_table, table=table, t_r=t_r, policy=policy
     )
-    request = _describe_request(source, format, scans)
+    order = check_order(scans, atlas, trust=trust_order)
+    request = _describe_request(source, format, scans) | {"reading": reading.to_dict()}
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
-        refused += list(_write(scans, writer, policy, progress))
+        refused += write_scans(
+            scans,
+            writer,
+            policy=policy,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
         check_refused(refused, policy, n_found=len(found), n_written=len(writer.done))
-        store = writer.finish(refused, n_unnamed_subjects=len(nameless & writer.done))
+        refused.sort(key=lambda refusal: refusal.scan)
+        store = writer.finish(
+            refused,
+            n_unnamed_subjects=len(nameless & writer.done),
+            quality=unmeasured(refused, found, writer.refused),
+        )
     return PreparationReport(
         path=out,
         n_found=len(found),
         n_written=len(writer.done),
-        refused=tuple(sorted(refused, key=lambda refusal: refusal.scan)),
+        refused=tuple(refused),
         seconds=time.monotonic() - began,
         n_resumed=n_resumed,
         started_over=writer.started_over,
         nameless=store.n_unnamed_subjects,
+        order=order,
+        told=collect_notices(scans),
     )
 
 
@@ -175,7 +221,7 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
     for scan in scans:
         file = source if source.is_file() else Path(scan.source)
         status = file.stat()
-        who = (scan.scan, scan.subject, scan.session, scan.site, scan.source)
+        who = (scan.scan, scan.subject, scan.session, scan.site, str(Path(scan.source).absolute()))
         known = (scan.t_r, scan.motion, dict(scan.phenotypes))
         entry = [who, known, status.st_size, status.st_mtime_ns]
         condensed.update(json.dumps(entry, default=str, sort_keys=True).encode())
@@ -185,77 +231,3 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
         "n_scans": len(scans),
         "scans": condensed.hexdigest(),
     }
-
-
-def _write(
-    scans: Sequence[ScanFile],
-    writer: StoreWriter,
-    policy: Policy,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Refusal]:
-    """Write the scans that are good enough, and yield the others.
-
-    What stops the preparation is collected first, so that all such scans can be named at once.
-    """
-    first_with: dict[str, str] = {}
-    n_stopping = 0
-    for done, scan in enumerate(scans):
-        if progress is not None:
-            progress(done, len(scans))
-        refusal = _write_one(scan, writer, first_with)
-        if refusal is not None:
-            yield refusal
-            n_stopping += stops(refusal, policy)
-            if n_stopping == done + 1 == TOLD:
-                return
-    if progress is not None:
-        progress(len(scans), len(scans))
-
-
-def _write_one(scan: ScanFile, writer: StoreWriter, first_with: dict[str, str]) -> Refusal | None:
-    """Write one scan, or say why not; remember its series by their digest."""
-    try:
-        series = scan.load()
-    except InputError as error:
-        return Refusal(scan.scan, scan.source, str(error), "unreadable")
-    digest = hashlib.sha256(np.ascontiguousarray(series, dtype=np.float32).tobytes()).hexdigest()
-    if scan.scan in writer.done:
-        # Read again after an interruption, so that later copies of it are still found.
-        first_with.setdefault(digest, scan.scan)
-        return None
-    try:
-        ready = preprocess(series, _t_r_of(scan), writer.preprocessing)
-    except QualityError as error:
-        return Refusal(scan.scan, scan.source, str(error), error.category)
-    except InputError as error:
-        reason = f"scan {scan.scan!r} of {scan.source}: {error}"
-        return Refusal(scan.scan, scan.source, reason, "preprocessing")
-    if digest in first_with:
-        reason = f"identical to the series of scan {first_with[digest]!r}, which is kept."
-        return Refusal(scan.scan, scan.source, reason, "identical")
-    first_with[digest] = scan.scan
-    writer.add(_record(scan, ready, writer.atlas), ready.valid)
-    return None
-
-
-def _t_r_of(scan: ScanFile) -> float:
-    """Return the repetition time, which every scan has by now."""
-    if scan.t_r is None:
-        raise InputError(f"scan {scan.scan!r} has no repetition time.")
-    return scan.t_r
-
-
-def _record(scan: ScanFile, ready: Preprocessed, atlas: Atlas) -> Recording:
-    """Join a preprocessed series with what is known of its scan."""
-    return Recording(
-        series=ready.series,
-        t_r=_t_r_of(scan),
-        atlas=atlas,
-        scan=scan.scan,
-        subject=scan.subject,
-        session=scan.session,
-        site=scan.site,
-        motion=scan.motion,
-        phenotypes=scan.phenotypes,
-        source=scan.source,
-    )

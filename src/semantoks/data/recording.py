@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,6 +35,9 @@ class ScanFile:
         Mean framewise displacement in mm, NaN where the source does not say.
     phenotypes : mapping
         Everything else that is known of the scan, by name.
+    notices : tuple of str
+        What the user should know of how it is read, a paragraph each, in words that are the same
+        for all scans that it is true of.
     """
 
     scan: str
@@ -45,6 +49,33 @@ class ScanFile:
     t_r: float | None = None
     motion: float = float("nan")
     phenotypes: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+def collect_notices(scans: Sequence[ScanFile]) -> tuple[str, ...]:
+    """Return what there is to say of scans, everything once.
+
+    Parameters
+    ----------
+    scans : sequence of ScanFile
+        Scans that a reader found.
+
+    Returns
+    -------
+    tuple of str
+        Their notices, and of how many scans each is true where it is not of all.
+
+    Examples
+    --------
+    >>> scans = [ScanFile(name, list, name, notices=("Short.",)) for name in "ab"]
+    >>> collect_notices(scans), collect_notices([*scans, ScanFile("c", list, "c")])
+    (('Short.',), ('Short. (2 of 3 scans)',))
+    """
+    counts = Counter(notice for scan in scans for notice in scan.notices)
+    return tuple(
+        notice if count == len(scans) else f"{notice} ({count} of {len(scans)} scans)"
+        for notice, count in counts.items()
+    )
 
 
 class Entities(NamedTuple):

@@ -264,7 +264,8 @@ def _contradictions(
     if text.get("t_r") and scan.t_r is not None and "t_r" not in table.named:
         column = f"column {table.columns['t_r']!r}"
         t_r = check_t_r(text["t_r"], f"{column} of table {table.path} for scan {scan.scan!r}")
-        if not same_t_r(t_r, scan.t_r):
+        # What could not be read is NaN, and complained of when the scan is loaded.
+        if not (math.isnan(scan.t_r) or same_t_r(t_r, scan.t_r)):
             told.append(
                 f"scan {scan.scan!r} of {scan.source} has a repetition time of {scan.t_r:g} s by "
                 f"what lies with it, but of {t_r:g} s by {column}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing
-from semantoks.data.store_layout import FORMAT_VERSION, Files, map_array, read_description
+from semantoks.data.store_layout import FORMAT_VERSION, QUALITY, Files, map_array, read_description
 from semantoks.errors import InputError
 
 if TYPE_CHECKING:
@@ -194,6 +194,35 @@ class Store:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"the list of refused scans {file} cannot be read ({error}). Restore the file, or "
+                "prepare the store again."
+            ) from error
+
+    @cached_property
+    def quality(self) -> pd.DataFrame:
+        """How good every scan is that was found, one row each, sorted by scan.
+
+        Columns scan, subject, session, site, category and reason (empty if the scan is kept),
+        motion (mm), t_r (s), those of `semantoks.data.quality.ScanQuality`, and source.
+
+        Raises
+        ------
+        InputError
+            If the table cannot be read, or the store was not written by ``semantoks prepare`` of
+            a version that measures quality.
+        """
+        import pandas as pd
+
+        file = self.path / QUALITY
+        try:
+            return pd.read_parquet(file)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"the store {self.path} has no {QUALITY}: the quality of its scans was not "
+                "measured when it was written. Prepare it again."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the table of quality {file} cannot be read ({error}). Restore the file, or "
                 "prepare the store again."
             ) from error
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from semantoks.errors import InputError
 
 FORMAT: Final = "semantoks-store"
+QUALITY: Final = "quality.parquet"
+"""How good every scan is that was found, kept or not; stores of older versions lack it."""
 FORMAT_VERSION: Final = 1
 """Raised by every change that older code cannot read."""
 

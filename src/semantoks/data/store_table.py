@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -116,15 +117,31 @@ def row_of(recording: Recording, offset: int, coverage: float) -> dict[str, Any]
         "t_r": float(recording.t_r),
         "length": recording.series.shape[1],
         "offset": offset,
-        "motion": _plain(recording.motion),
+        "motion": plain(recording.motion),
         "coverage": coverage,
         "source": recording.source,
     }
-    return row | {str(name): _plain(value) for name, value in recording.phenotypes.items()}
+    return row | {str(name): plain(value) for name, value in recording.phenotypes.items()}
 
 
-def _plain(value: Any) -> str | int | float | bool | None:
-    """Turn a value into one that JSON can hold; missing values become None."""
+def plain(value: Any) -> str | int | float | bool | None:
+    """Turn a value into one that JSON can hold.
+
+    Parameters
+    ----------
+    value : object
+        What a table or a measurement holds.
+
+    Returns
+    -------
+    str, int, float, bool or None
+        The value, as text if it is none of these; missing and infinite ones are None.
+
+    Examples
+    --------
+    >>> plain(np.float32(0.5)), plain(float("nan")), plain(Path("a"))
+    (0.5, None, 'a')
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -137,12 +154,12 @@ def _plain(value: Any) -> str | int | float | bool | None:
     return None if text in {"<NA>", "NaT"} else text
 
 
-def index_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
+def index_of(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.int64]:
     """Collect where scans lie in the series, and whose they are.
 
     Parameters
     ----------
-    rows : sequence of mapping
+    rows : iterable of mapping
         What `row_of` returned, a scan each.
 
     Returns
@@ -151,20 +168,21 @@ def index_of(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.int64]:
         Offset, length, and a number for the subject in order of appearance.
     """
     codes: dict[str, int] = {}
-    for row in rows:
-        codes.setdefault(row["subject"], len(codes))
-    return np.array(
-        [(row["offset"], row["length"], codes[row["subject"]]) for row in rows], dtype=np.int64
-    )
+    places = [
+        (row["offset"], row["length"], codes.setdefault(row["subject"], len(codes))) for row in rows
+    ]
+    return np.array(places, dtype=np.int64)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Make the table of scans.
+def table_of(rows: Iterable[Mapping[str, Any]], first: Iterable[str] = COLUMNS) -> pd.DataFrame:
+    """Make a table, of which no more than the cells is ever in memory.
 
     Parameters
     ----------
-    rows : sequence of mapping
-        What `row_of` returned, a scan each.
+    rows : iterable of mapping
+        Plain values by column, such as `row_of` returned, a scan each.
+    first : iterable of str
+        Columns that the table begins with; others follow as they come.
 
     Returns
     -------
@@ -173,10 +191,18 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    cells: dict[str, list[Any]] = {name: [] for name in first}
+    n_rows = 0
+    for row in rows:
+        for name, value in row.items():
+            column = cells.setdefault(name, [])
+            column.extend([None] * (n_rows - len(column)))
+            # What many scans have in common is kept once.
+            column.append(sys.intern(value) if type(value) is str else value)
+        n_rows += 1
     columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
+    for name, values in cells.items():
+        values.extend([None] * (n_rows - len(values)))
         kinds = {"number" if type(v) in (int, float) else type(v) for v in values if v is not None}
         if not kinds:
             columns[name] = pd.Series([np.nan] * len(values))

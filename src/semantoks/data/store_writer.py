@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,21 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.refusals import Refusal
 from semantoks.data.store import Store
+from semantoks.data.store_journal import (
+    JOURNAL_VERSION,
+    Journal,
+    digest_of,
+    line_of,
+    line_of_refusal,
+    line_of_scan,
+    valid_of,
+)
 from semantoks.data.store_layout import (
     FORMAT,
     FORMAT_VERSION,
+    QUALITY,
     Files,
     lock_file,
     partial_folder,
@@ -38,7 +49,13 @@ from semantoks.data.store_table import (
     table_of,
     write_refused,
 )
+from semantoks.data.work import WorkInterruptedError
 from semantoks.errors import InputError
+
+_QUALITY_COLUMNS: Final = (
+    *("scan", "subject", "session", "site", "category", "reason", "motion", "t_r"),
+)
+"""Columns that the table of quality begins with; what was measured follows."""
 
 
 class StoreWriter:
@@ -65,6 +82,12 @@ class StoreWriter:
     ----------
     done : set of str
         Scans that are written already.
+    refused : list of Refusal
+        Scans that were left out already.
+    raw_digests : dict of str to str
+        Scan that is written by its digest before preprocessing, where `add` was told it.
+    continued : bool
+        Whether an unfinished store was found and is continued.
     started_over : bool
         Whether an unfinished store was dropped because it was begun with other arguments.
 
@@ -99,16 +122,20 @@ class StoreWriter:
         self.atlas = atlas
         self.preprocessing = preprocessing
         self.done: set[str] = set()
+        self.refused: list[Refusal] = []
+        self.raw_digests: dict[str, str] = {}
+        self.continued = False
         self.started_over = False
         self._header = {
             "format_version": FORMAT_VERSION,
+            "journal_version": JOURNAL_VERSION,
             "atlas": atlas.fingerprint,
             "preprocessing": preprocessing.to_dict(),
             "request": json.loads(json.dumps(dict(request))),
         }
         self._partial = partial_folder(self.path)
         self._files = Files.of(self._partial)
-        self._entries: list[dict[str, Any]] = []
+        self._said = Journal(self._partial / "journal.jsonl")
         self._n_samples = 0
         self._open_files = contextlib.ExitStack()
         self._lock = contextlib.ExitStack()
@@ -137,11 +164,19 @@ class StoreWriter:
         # Closing flushes, and fails once more where writing failed.
         with contextlib.suppress(OSError):
             self._open_files.close()
-        if error is None or isinstance(error, Exception):
+        stopped = error is not None and not isinstance(error, Exception)
+        if not stopped and not isinstance(error, WorkInterruptedError):
             shutil.rmtree(self._partial, ignore_errors=True)
         self._lock.close()
 
-    def add(self, recording: Recording, valid: NDArray[np.bool_]) -> None:
+    def add(
+        self,
+        recording: Recording,
+        valid: NDArray[np.bool_],
+        *,
+        raw_digest: str = "",
+        quality: Mapping[str, Any] | None = None,
+    ) -> None:
         """Append a scan.
 
         Parameters
@@ -151,6 +186,10 @@ class StoreWriter:
             the scan was measured with; it is kept in the table.
         valid : ndarray of bool, shape (roi,)
             ROIs that carry signal.
+        raw_digest : str
+            Condensed series before preprocessing, to find copies of it after an interruption.
+        quality : mapping, optional
+            What the table of quality says of the scan: plain values by column.
 
         Raises
         ------
@@ -167,17 +206,38 @@ class StoreWriter:
                 "Standardize the series before it is written."
             )
         content = samples.tobytes()
-        entry = {
-            "row": row_of(recording, self._n_samples, float(np.mean(valid))),
-            "valid": np.packbits(valid).tobytes().hex(),
-            "digest": _digest(content, valid),
-        }
+        row = row_of(recording, self._n_samples, float(np.mean(valid)))
         with _explained(self.path):
             _write(self._series, content)
-            _write(self._journal, json.dumps(entry).encode() + b"\n")
-        self._remember(entry)
+            _write(self._journal, line_of_scan(row, valid, content, raw_digest, quality))
+        self._remember(row, raw_digest)
 
-    def finish(self, refused: Iterable[Refused] = (), *, n_unnamed_subjects: int = 0) -> Store:
+    def refuse(self, refusal: Refusal, quality: Mapping[str, Any] | None = None) -> None:
+        """Note that a scan is left out, so that it need not be read again after an interruption.
+
+        Parameters
+        ----------
+        refusal : Refusal
+            The scan, and why.
+        quality : mapping, optional
+            What the table of quality says of the scan: plain values by column.
+
+        Raises
+        ------
+        InputError
+            If the disk is full.
+        """
+        with _explained(self.path):
+            _write(self._journal, line_of_refusal(refusal, quality))
+        self.refused.append(refusal)
+
+    def finish(
+        self,
+        refused: Iterable[Refused] = (),
+        *,
+        n_unnamed_subjects: int = 0,
+        quality: Iterable[Mapping[str, Any]] = (),
+    ) -> Store:
         """Complete the store and give it its name.
 
         Parameters
@@ -186,6 +246,8 @@ class StoreWriter:
             Scans that were left out, with the attributes scan, source, category and reason.
         n_unnamed_subjects : int
             Number of scans whose subject is not known and got the name of the scan.
+        quality : iterable of mapping
+            Rows of the table of quality beside those that `add` and `refuse` were told.
 
         Returns
         -------
@@ -197,33 +259,41 @@ class StoreWriter:
         InputError
             If no scan was added, the disk is full, or what was written does not read as a store.
         """
-        if not self._entries:
+        if not self.done:
             raise InputError(f"no scan was added; {self.path} is not written.")
-        valid = np.stack([_valid(entry, len(self.atlas)) for entry in self._entries])
-        rows = [entry["row"] for entry in self._entries]
         with _explained(self.path):
             self._series.seek(0)
             _write(self._series, series_header(self._n_samples, len(self.atlas)))
-            np.save(self._files.valid, valid)
-            np.save(self._files.positions, index_of(rows))
-            table_of(rows).to_parquet(self._files.scans, index=False)
-            write_refused(self._files.refused, refused)
             self._open_files.close()
+            np.save(self._files.valid, self._said.valid(len(self.done), len(self.atlas)))
+            np.save(self._files.positions, index_of(self._said.rows()))
+            table_of(self._said.rows()).to_parquet(self._files.scans, index=False)
+            write_refused(self._files.refused, refused)
+            self._write_quality(quality)
             text = json.dumps(self._describe(n_unnamed_subjects), indent=1, allow_nan=False)
             self._files.description.write_text(text + "\n", encoding="utf-8")
             for file in self._files:
                 _synchronize(file)
+            if self._quality_file.exists():
+                _synchronize(self._quality_file)
             # Sizes, index and table are those of the description, or this raises.
             _ = Store.open(self._partial).scans
             # Until here, an interrupted writer can go on.
-            self._journal_file.unlink()
+            self._said.file.unlink()
             self._partial.rename(self.path)
         return Store.open(self.path)
 
     @property
-    def _journal_file(self) -> Path:
-        """The file that says which scans are written."""
-        return self._partial / "journal.jsonl"
+    def _quality_file(self) -> Path:
+        """The table of quality."""
+        return self._partial / QUALITY
+
+    def _write_quality(self, others: Iterable[Mapping[str, Any]]) -> None:
+        """Write the table of quality, if anything was measured."""
+        rows = [*self._said.quality(), *map(dict, others)]
+        if rows:
+            rows.sort(key=lambda row: str(row["scan"]))
+            table_of(rows, first=_QUALITY_COLUMNS).to_parquet(self._quality_file, index=False)
 
     def _refuse_existing(self) -> None:
         """Stop if the store is there already."""
@@ -235,50 +305,54 @@ class StoreWriter:
     def _begin(self) -> None:
         """Open the files, after what an interrupted writer has left, or anew."""
         size = 0
-        if self._journal_file.is_file():
+        if self._said.file.is_file():
             size = self._recover()
+        self.continued = bool(size)
         if not size:
             self.started_over = self._partial.exists()
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir()
             header = series_header(0, len(self.atlas))
             self._files.series.write_bytes(header)
-            self._journal_file.write_bytes(json.dumps(self._header).encode() + b"\n")
-            size = self._journal_file.stat().st_size
+            self._said.file.write_bytes(line_of(self._header))
+            size = self._said.file.stat().st_size
         self._series: IO[bytes] = self._open_files.enter_context(self._files.series.open("r+b"))
-        self._journal: IO[bytes] = self._open_files.enter_context(self._journal_file.open("r+b"))
+        self._journal: IO[bytes] = self._open_files.enter_context(self._said.file.open("r+b"))
         for stream, end in ((self._series, self._series_size()), (self._journal, size)):
             stream.truncate(end)
             stream.seek(end)
 
     def _recover(self) -> int:
         """Read the journal; return how much of it holds, in bytes, 0 if nothing does."""
-        first, *lines = self._journal_file.read_bytes().splitlines(keepends=True) or [b""]
-        if _parse(first) != self._header or not self._files.series.is_file():
+        lines = self._said.lines()
+        first, size = next(lines, ({}, 0))
+        if first != self._header or not self._files.series.is_file():
             return 0
-        size = len(first)
         with self._files.series.open("rb") as series:
             series.seek(self._series_size())
-            for line in lines:
-                entry = _parse(line)
+            for entry, length in lines:
                 # What a crash has cut short, or the disk has not kept, is written again.
-                if entry is None or not self._holds(entry, series):
+                if "row" not in entry:
+                    self.refused.append(Refusal(**entry["refused"]))
+                elif self._holds(entry, series):
+                    self._remember(entry["row"], entry["raw"])
+                else:
                     break
-                self._remember(entry)
-                size += len(line)
+                size += length
         return size
 
     def _holds(self, entry: dict[str, Any], series: IO[bytes]) -> bool:
         """Compare the next samples of the file with what the journal says of them."""
         n_rois = len(self.atlas)
         samples = series.read(2 * n_rois * int(entry["row"]["length"]))
-        return bool(_digest(samples, _valid(entry, n_rois)) == entry["digest"])
+        return bool(digest_of(samples, valid_of(entry, n_rois)) == entry["digest"])
 
-    def _remember(self, entry: dict[str, Any]) -> None:
+    def _remember(self, row: Mapping[str, Any], raw_digest: str) -> None:
         """Count a scan as written."""
-        self._entries.append(entry)
-        self.done.add(entry["row"]["scan"])
-        self._n_samples += entry["row"]["length"]
+        self.done.add(row["scan"])
+        if raw_digest:
+            self.raw_digests[raw_digest] = row["scan"]
+        self._n_samples += row["length"]
 
     def _series_size(self) -> int:
         """Size of the series so far, in bytes."""
@@ -287,10 +361,7 @@ class StoreWriter:
 
     def _describe(self, n_unnamed_subjects: int) -> dict[str, Any]:
         """Say what the store is."""
-        content = [
-            (entry["row"]["scan"], entry["row"]["subject"], entry["digest"])
-            for entry in self._entries
-        ]
+        content = self._said.identities()
         identity = [self.atlas.fingerprint, self.preprocessing.to_dict(), content]
         return {
             "format": FORMAT,
@@ -298,8 +369,8 @@ class StoreWriter:
             "semantoks": metadata.version("semantoks"),
             "fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
             "counts": {
-                "scans": len(self._entries),
-                "subjects": len({entry["row"]["subject"] for entry in self._entries}),
+                "scans": len(content),
+                "subjects": len({subject for _, subject, _ in content}),
                 "unnamed_subjects": n_unnamed_subjects,
                 "samples": self._n_samples,
                 "rois": len(self.atlas),
@@ -335,25 +406,3 @@ def _synchronize(file: Path) -> None:
     """Wait until a file is on the disk."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Read a line of the journal; None if it was cut short."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def _valid(entry: Mapping[str, Any], n_rois: int) -> NDArray[np.bool_]:
-    """Read which ROIs of a scan carry signal."""
-    packed = np.frombuffer(bytes.fromhex(entry["valid"]), dtype=np.uint8)
-    return np.unpackbits(packed, count=n_rois).astype(np.bool_)
-
-
-def _digest(samples: bytes, valid: NDArray[np.bool_]) -> str:
-    """Condense the values of a scan."""
-    return hashlib.sha256(samples + np.packbits(valid).tobytes()).hexdigest()

@@ -29,6 +29,7 @@ from semantoks.evaluation.readout import (
     window_length,
     window_starts,
 )
+from semantoks.evaluation.shared_encoding import Reading, Sharing, encode_together
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.training.precision import Precision, choose_precision
 
@@ -72,6 +73,7 @@ def embed(
     precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
     origin: Mapping[str, Any] | None = None,
+    sharing: Sharing | None = None,
 ) -> Embeddings:
     """Describe every scan by what is read out of the encoder in its windows.
 
@@ -109,6 +111,9 @@ def embed(
         Called with the number of windows that are done and the number of all.
     origin : mapping, optional
         What is to be said of the model's origin, beside its arguments and the hash of its weights.
+    sharing : Sharing, optional
+        Processes or a cluster that encode instead of this process, each with the model of a folder;
+        it must be `encoder`. Then `progress` counts scans.
 
     Returns
     -------
@@ -149,16 +154,6 @@ def embed(
         )
     chosen = choose_precision(precision, encoder.cls_token.device, dim=encoder.dim)
     names = feature_names(encoder, features)
-    rows = encode_scans(
-        encoder,
-        scans_of(store, encoder, smaller_atlas),
-        features=features,
-        windows=windows,
-        window=window,
-        batch_size=batch_size,
-        precision=chosen,
-        progress=progress,
-    )
     provenance = embedding_provenance(
         store,
         encoder,
@@ -168,6 +163,20 @@ def embed(
         preprocessing=preprocessing,
         precision=chosen,
     )
+    if sharing is None:
+        rows = encode_scans(
+            encoder,
+            scans_of(store, encoder, smaller_atlas),
+            features=features,
+            windows=windows,
+            window=window,
+            batch_size=batch_size,
+            precision=chosen,
+            progress=progress,
+        )
+    else:
+        how = Reading(features, windows, window, smaller_atlas, batch_size, chosen)
+        rows = encode_together(store, encoder, sharing, how, identity=provenance, progress=progress)
     return Embeddings(_frame(store, rows, names), provenance | dict(origin or {}))
 
 

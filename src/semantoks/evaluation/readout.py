@@ -68,6 +68,26 @@ class Scans:
     read: Reader
     name: Callable[[int], str]
 
+    def part(self, first: int, stop: int) -> Scans:
+        """Take neighbouring scans.
+
+        Parameters
+        ----------
+        first, stop : int
+            Position of the first, and of the one after the last.
+
+        Returns
+        -------
+        Scans
+            Those, counted from 0.
+        """
+        return Scans(
+            self.lengths[first:stop],
+            self.valid[first:stop],
+            lambda scans, starts, length: self.read(scans + first, starts, length),
+            lambda scan: self.name(scan + first),
+        )
+
 
 def check_whole(name: str, value: object) -> int:
     """Refuse what is not a whole number of at least 1.
@@ -349,10 +369,21 @@ class _Rows:
                 values.clear()
 
 
-def _place_windows(
-    scans: Scans, window: int, windows: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the scan and the first sample of every window."""
+def check_lengths(scans: Scans, window: int) -> None:
+    """Refuse scans that are shorter than a window.
+
+    Parameters
+    ----------
+    scans : Scans
+        The scans.
+    window : int
+        Samples in a window.
+
+    Raises
+    ------
+    InputError
+        If there are such scans.
+    """
     short = np.flatnonzero(scans.lengths < window)
     if len(short):
         raise InputError(
@@ -361,6 +392,13 @@ def _place_windows(
             f"the store with min_samples={window}), or read shorter windows (window, in whole "
             "patches)."
         )
+
+
+def _place_windows(
+    scans: Scans, window: int, windows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the scan and the first sample of every window."""
+    check_lengths(scans, window)
     starts = [window_starts(int(length), window, windows) for length in scans.lengths]
     scan = np.repeat(np.arange(len(starts), dtype=np.int64), [len(s) for s in starts])
     return scan, np.concatenate([*starts, np.empty(0, dtype=np.int64)])

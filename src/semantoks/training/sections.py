@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semantoks.errors import ConfigurationError
 from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape
 from semantoks.model.encoder import check_sizes
 from semantoks.model.synchrony import Span, Start, check_time_courses

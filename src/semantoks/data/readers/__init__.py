@@ -1,8 +1,9 @@
 """Where recordings come from: a module a format, the only code that knows how files are laid out.
 
 Each module has ``matches(source)``, which says whether a file or folder is of its format, and
-``find(source, atlas)``, which lists the scans without reading their series. A format may have
-``find_table(source)``: a table that describes the scans and lies with them.
+``find(source, atlas)``, which lists the scans without reading their series; readers of images
+take the options of reading as well. A format may have ``find_table(source)``: a table that
+describes the scans and lies with them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,46 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from semantoks.data import bids
 from semantoks.data.atlas import Atlas
-from semantoks.data.readers import arrays, original_hdf5, pcp
+from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.readers import (
+    arrays,
+    cifti,
+    conn,
+    cpac,
+    dpabi,
+    fmriprep,
+    original_hdf5,
+    pcp,
+    ukb,
+    xcpd,
+)
 from semantoks.data.recording import ScanFile
 from semantoks.errors import ConfigurationError, InputError, nearest
 
-FormatName = Literal["auto", "pcp", "arrays", "original-hdf5"]
+__all__ = ["FormatName", "Found", "ReaderOptions", "find_scans"]
+
+FormatName = Literal[
+    "auto",
+    "pcp",
+    "arrays",
+    "original-hdf5",
+    "fmriprep",
+    "cifti",
+    "xcpd",
+    "ukb",
+    "conn",
+    "dpabi",
+    "cpac",
+]
+
+Finder = Callable[[Path, Atlas, ReaderOptions], list[ScanFile]]
+
+
+def _without_options(find: Callable[[Path, Atlas], list[ScanFile]]) -> Finder:
+    """Let a reader that needs no options be called like the others."""
+    return lambda source, atlas, options: find(source, atlas)
 
 
 class _Format(NamedTuple):
@@ -25,23 +60,59 @@ class _Format(NamedTuple):
 
     name: str
     matches: Callable[[Path], bool]
-    find: Callable[[Path, Atlas], list[ScanFile]]
+    find: Finder
     looks_like: str
     find_table: Callable[[Path], Path | None] = lambda source: None
 
 
 _FORMATS: Final = (
-    _Format("original-hdf5", original_hdf5.matches, original_hdf5.find, "a .h5 file"),
-    _Format("pcp", pcp.matches, pcp.find, "a folder of *_rois_<atlas>.1D files"),
+    _Format("conn", conn.matches, _without_options(conn.find), "ROI_Subject*_Condition000.mat"),
+    _Format("dpabi", dpabi.matches, _without_options(dpabi.find), "ROISignals_*.mat"),
+    _Format(
+        "original-hdf5",
+        original_hdf5.matches,
+        _without_options(original_hdf5.find),
+        "a .h5 file",
+    ),
+    _Format("ukb", ukb.matches, _without_options(ukb.find), "*_31018_*_*.zip"),
+    _Format(
+        "xcpd",
+        xcpd.matches,
+        xcpd.find,
+        "*_stat-mean_timeseries.tsv of XCP-D",
+        bids.find_participants,
+    ),
+    _Format(
+        "fmriprep",
+        fmriprep.matches,
+        fmriprep.find,
+        "*_space-*_desc-preproc_bold.nii.gz files",
+        bids.find_participants,
+    ),
+    _Format(
+        "cifti",
+        cifti.matches,
+        cifti.find,
+        "*.ptseries.nii or *.dtseries.nii files",
+        bids.find_participants,
+    ),
+    _Format("pcp", pcp.matches, _without_options(pcp.find), "a folder of *_rois_<atlas>.1D files"),
+    _Format(
+        "cpac",
+        cpac.matches,
+        _without_options(cpac.find),
+        "sub-*_atlas-*_timeseries.1D",
+        bids.find_participants,
+    ),
     _Format(
         "arrays",
         arrays.matches,
-        arrays.find,
+        _without_options(arrays.find),
         "a folder of .npy, .csv or .tsv files",
         arrays.find_table,
     ),
 )
-"""In the order in which they are tried: a folder of .1D files also holds a .csv of phenotypes."""
+"""In the order in which they are tried: folders of other formats hold .csv and .tsv files, too."""
 
 
 class Found(NamedTuple):
@@ -60,7 +131,12 @@ class Found(NamedTuple):
 
 
 def find_scans(
-    source: Path, atlas: Atlas, *, format: FormatName = "auto", ignore: Sequence[Path] = ()
+    source: Path,
+    atlas: Atlas,
+    *,
+    format: FormatName = "auto",
+    ignore: Sequence[Path] = (),
+    options: ReaderOptions | None = None,
 ) -> Found:
     """List the scans of a file or folder; their series are read later, one by one.
 
@@ -70,11 +146,13 @@ def find_scans(
         What holds the recordings.
     atlas : Atlas
         Atlas that the series were extracted with.
-    format : {"auto", "pcp", "arrays", "original-hdf5"}
+    format : {"auto", "pcp", "arrays", "original-hdf5", "fmriprep", "cifti", ...}
         How `source` is laid out; "auto" recognises it.
     ignore : sequence of Path
         Files that are no scans although they may lie in the folder, however their paths are
         written: the table of scans, the table of the atlas.
+    options : ReaderOptions or None
+        What readers of images have to be told; the defaults if None.
 
     Returns
     -------
@@ -92,8 +170,9 @@ def find_scans(
     if not source.exists():
         raise InputError(f"{source} does not exist; give the file or folder with the recordings.")
     ignored = {Path(path).resolve() for path in ignore}
-    chosen = _choose(source, format)
-    scans = sorted(chosen.find(source, atlas), key=lambda scan: scan.scan)
+    options = options or ReaderOptions()
+    chosen = _choose(source, format, options)
+    scans = sorted(chosen.find(source, atlas, options), key=lambda scan: scan.scan)
     if ignored:
         scans = [scan for scan in scans if Path(scan.source).resolve() not in ignored]
     if not scans:
@@ -108,7 +187,7 @@ def find_scans(
     return Found(scans, None if table is None or table.resolve() in ignored else table)
 
 
-def _choose(source: Path, name: str) -> _Format:
+def _choose(source: Path, name: str, options: ReaderOptions) -> _Format:
     """Return the format that is named, or the first that fits."""
     names = ["auto", *(known.name for known in _FORMATS)]
     if name not in names:
@@ -116,6 +195,10 @@ def _choose(source: Path, name: str) -> _Format:
             f"there is no format {name!r}; there are {', '.join(names)}.{nearest(name, names)}"
         )
     candidates = [known for known in _FORMATS if name in ("auto", known.name)]
+    if options.atlas_image is not None:
+        # Folders of derivatives may hold several; the atlas image says which of them is meant.
+        dense = options.atlas_image.name.endswith(".dlabel.nii")
+        candidates.sort(key=lambda known: known.name != ("cifti" if dense else "fmriprep"))
     for known in candidates:
         if known.matches(source):
             return known

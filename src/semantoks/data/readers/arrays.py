@@ -1,8 +1,9 @@
 """A folder of arrays: one .npy, .csv or .tsv a scan, and optionally a table of participants.
 
 The name of a file is its scan; ``sub-`` and ``ses-`` in it give subject and session as in BIDS.
-Columns of text files are matched to the ROIs by name; without names, and in .npy files, the axis
-that is as long as the atlas is the ROIs. A ``.json`` of the same name may give RepetitionTime.
+Columns of text files are matched to the ROIs by name, however it is spelt; without names, and in
+.npy files, the axis that is as long as the atlas is the ROIs. A ``.json`` of the same name may give
+RepetitionTime.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.labels import match_labels, refuse_unknown, tell
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.scan_table import check_t_r
-from semantoks.errors import InputError, nearest
+from semantoks.errors import InputError
 
 _SUFFIXES: Final = {".npy", ".csv", ".tsv"}
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
 _TABLE: Final = re.compile(r"(?:.*_)?(?:participants|scans|sessions)\.(?:csv|tsv)")
 """Tables that describe scans and are none."""
-_SCHEME: Final = "7Networks_"
-"""What some producers write in front of the labels of the Schaefer atlas."""
 
 
 def matches(source: Path) -> bool:
@@ -182,7 +182,7 @@ def _match_numbers(
         return values
     hint = "save with index=False" if header[0] == "" else "name the columns by the atlas' labels"
     raise InputError(
-        f"{path} has {len(header)} numbered columns ({_told(header)}), but {n} were expected, "
+        f"{path} has {len(header)} numbered columns ({tell(header)}), but {n} were expected, "
         f"numbered in the order of atlas {atlas.name!r} ({n} ROIs); {hint}."
     )
 
@@ -191,28 +191,6 @@ def _match_labels(
     header: tuple[str, ...], values: NDArray[np.float64], path: Path, atlas: Atlas
 ) -> NDArray[np.float64]:
     """Put named columns into the order of the atlas; ROIs without a column become NaN."""
-    labels = [label.removeprefix(_SCHEME) for label in atlas.labels]
-    names = [name.removeprefix(_SCHEME) for name in header]
-    position = {label: i for i, label in enumerate(labels)}
-    unknown = [name for name in names if name not in position]
-    if unknown:
-        some = f"{len(unknown)} of {len(names)} columns are"
-        raise InputError(
-            f"{path}: {some} no ROI of atlas {atlas.name!r} ({_told(unknown)}); the header must "
-            f"name ROIs such as {_told(labels)}. Drop columns that are no ROIs, or give the atlas "
-            f"that the series were extracted with.{nearest(unknown[0], labels)}"
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(
-            f"{path} has more than one column for {_told(repeated)}; a column a ROI was expected. "
-            "Remove or rename the repeated ones."
-        )
-    series = np.full((len(atlas), values.shape[1]), np.nan)
-    series[[position[name] for name in names]] = values
-    return series
-
-
-def _told(names: tuple[str, ...] | list[str]) -> str:
-    """Return the first few names for a message."""
-    return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    match = match_labels(header, atlas, where=str(path))
+    refuse_unknown(match, header, atlas, where=str(path))
+    return match.place(values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +103,10 @@ class _Archive:
         self.path = path
         self._file: h5py.File | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the file once, and not for every scan.
+        return (_archive_of, (self.path,))
+
     def open(self) -> h5py.File:
         """Return the open file."""
         if self._file is None:
@@ -126,6 +130,12 @@ class _Archive:
                 f"{self.path}: {error}. The file is damaged; copy or download it again."
             ) from error
         return np.concatenate(series).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _archive_of(path: Path) -> _Archive:
+    """Return the archive of a file; always the same one in a process."""
+    return _Archive(path)
 
 
 def _find_parts(file: h5py.File, source: Path, atlas: Atlas) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from semantoks.interpretation.figures.panels import (
     draw_distributions,
     draw_similarity,
 )
+from semantoks.interpretation.figures.quality import draw_bad_rois, draw_quality
 from semantoks.interpretation.figures.scaling import ScalingAxis, draw_scaling
 from semantoks.interpretation.figures.scores import ScoreAxis, draw_scores
 
@@ -22,10 +23,12 @@ __all__ = [
     "Curve",
     "ScalingAxis",
     "ScoreAxis",
+    "draw_bad_rois",
     "draw_bars",
     "draw_curves",
     "draw_distributions",
     "draw_map",
+    "draw_quality",
     "draw_scaling",
     "draw_scores",
     "draw_similarity",

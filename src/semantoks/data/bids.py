@@ -1,0 +1,339 @@
+"""Names and sidecars as BIDS writes them: who was measured when, in which space, how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.scan_table import check_t_r, same_t_r
+from semantoks.errors import InputError
+
+RECORDING: Final = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo")
+"""Entities that tell recordings apart; all others (space, res, den, desc, ...) tell files of one
+recording apart."""
+_PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
+_ENDINGS: Final = (".nii.gz", ".tsv.gz", ".dtseries.nii", ".ptseries.nii", ".dlabel.nii")
+
+
+@dataclass(frozen=True)
+class BidsName:
+    """The name of a file, taken apart.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    entities : mapping of str to str
+        Such as sub "01" and task "rest", in the order of the name.
+    suffix : str
+        Such as "bold".
+    extension : str
+        Such as ".nii.gz".
+    """
+
+    path: Path
+    entities: Mapping[str, str] = field(hash=False)
+    suffix: str
+    extension: str
+
+    def get(self, entity: str) -> str:
+        """Return the label of an entity.
+
+        Parameters
+        ----------
+        entity : str
+            Such as "space".
+
+        Returns
+        -------
+        str
+            Its label, "" if the name does not have it.
+        """
+        return self.entities.get(entity, "")
+
+    @property
+    def subject(self) -> str:
+        """The subject with its prefix, "" if the name does not say it."""
+        return self._join(("sub",))
+
+    @property
+    def session(self) -> str:
+        """The session with its prefix, "" if the name does not say it."""
+        return self._join(("ses",))
+
+    @cached_property
+    def recording(self) -> str:
+        """The entities that tell recordings apart, joined as in the name; the stem if none do."""
+        return self._join(RECORDING) or self.path.name.removesuffix(self.extension)
+
+    def _join(self, keys: Sequence[str]) -> str:
+        """Join entities as they stand in names."""
+        return "_".join(f"{key}-{self.entities[key]}" for key in keys if key in self.entities)
+
+
+def parse_bids_name(path: Path) -> BidsName:
+    """Take the name of a file apart.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it need not exist.
+
+    Returns
+    -------
+    BidsName
+        Entities, suffix and extension. Names that are not of BIDS have no entities.
+
+    Examples
+    --------
+    >>> name = parse_bids_name(Path("sub-01_ses-2_task-rest_run-1_space-T1w_desc-preproc_bold.nii"))
+    >>> name.recording, name.get("space"), name.suffix, name.extension
+    ('sub-01_ses-2_task-rest_run-1', 'T1w', 'bold', '.nii')
+    """
+    from nilearn.interfaces.bids import parse_bids_filename
+
+    endings = [ending for ending in _ENDINGS if path.name.endswith(ending)]
+    extension = endings[0] if endings else path.suffix
+    stem = path.name.removesuffix(extension)
+    # nilearn takes a name apart at its first point, which may stand in the name of a subject.
+    parsed = parse_bids_filename(f"{stem.replace('.', '')}.nii")
+    entities = {key: label for key, label in parsed["entities"].items() if label is not None}
+    return BidsName(path, entities, stem.rpartition("_")[2], extension)
+
+
+def list_files(source: Path, endings: Iterable[str]) -> list[Path]:
+    """List the files of a folder and the folders below by the ends of their names.
+
+    Parameters
+    ----------
+    source : Path
+        The folder, or a single file.
+    endings : iterable of str
+        Such as "_bold.nii.gz".
+
+    Returns
+    -------
+    list of Path
+        Sorted; without hidden files and folders. Links to folders are followed.
+    """
+    wanted = tuple(endings)
+    if source.is_file():
+        return [source] if source.name.endswith(wanted) else []
+    return sorted(path for path in _walk(source) if path.name.endswith(wanted))
+
+
+def _walk(source: Path) -> Iterator[Path]:
+    """Yield all files below a folder, hidden ones left out."""
+    seen: set[str] = set()
+    for folder, below, files in os.walk(source, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from (Path(folder, name) for name in files if not name.startswith("."))
+
+
+def find_participants(source: Path) -> Path | None:
+    """Find the table of participants that lies in a data set.
+
+    Parameters
+    ----------
+    source : Path
+        The folder of the data set.
+
+    Returns
+    -------
+    Path or None
+        ``participants.tsv`` or ``participants.csv``, None if there is none.
+    """
+    return next((source / name for name in _PARTICIPANTS if (source / name).is_file()), None)
+
+
+def keep_wanted(
+    names: Sequence[BidsName], options: ReaderOptions, source: Path, entities: Sequence[str]
+) -> list[BidsName]:
+    """Keep the files that the user asked for.
+
+    Parameters
+    ----------
+    names : sequence of BidsName
+        The files.
+    options : ReaderOptions
+        What is asked for.
+    source : Path
+        Where the files come from, for messages.
+    entities : sequence of str
+        Entities to look at, of task, run, space and res.
+
+    Returns
+    -------
+    list of BidsName
+        Those that fit.
+
+    Raises
+    ------
+    InputError
+        If none does; what there is instead is named.
+    """
+    kept = list(names)
+    for entity in entities:
+        wanted = getattr(options, entity)
+        if wanted is None or not kept:
+            continue
+        there = sorted({name.get(entity) or "(none)" for name in kept})
+        kept = [name for name in kept if _same_label(name.get(entity), wanted)]
+        if not kept:
+            raise InputError(
+                f"{source} holds no recording with {entity}-{wanted}; there are "
+                f"{', '.join(there[:10])}. Leave --{entity} out, or name one of these."
+            )
+    return kept
+
+
+def _same_label(label: str, wanted: str) -> bool:
+    """Compare two labels; numbers may have leading zeros."""
+    if label.isdecimal() and wanted.isdecimal():
+        return int(label) == int(wanted)
+    return label == wanted
+
+
+def read_sidecar(name: BidsName) -> dict[str, Any]:
+    """Read what the JSON files that apply to a file say, the nearest one last.
+
+    A JSON file applies if it lies in the folder of the file or in one above it, up to the root of
+    the data set, has the same suffix, and names no entity that the file does not have.
+
+    Parameters
+    ----------
+    name : BidsName
+        The file.
+
+    Returns
+    -------
+    dict
+        Values by key; empty if no sidecar applies.
+
+    Raises
+    ------
+    InputError
+        If a JSON file that applies cannot be read.
+    """
+    content: dict[str, Any] = {}
+    for folder in reversed(_folders_up(name.path.parent)):
+        applying = [other for other in _jsons(folder) if _applies(other, name)]
+        for other in sorted(applying, key=lambda other: len(other.entities)):
+            content |= read_json(other.path)
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Values by key.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as JSON: {error}. Correct it, or export it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path} holds a JSON {type(content).__name__}; an object with keys such as "
+            '"RepetitionTime" was expected. Correct it, or export it again.'
+        )
+    return content
+
+
+def _folders_up(folder: Path) -> list[Path]:
+    """Return a folder and those above it, up to the root of its data set."""
+    found = [folder]
+    while found[-1].name and not (found[-1] / "dataset_description.json").is_file():
+        inside = found[-1].name.startswith(("sub-", "ses-")) or found[-1].name in {"func", "anat"}
+        if not inside:
+            break
+        found.append(found[-1].parent)
+    return found
+
+
+def _jsons(folder: Path) -> list[BidsName]:
+    """Return the JSON files of a folder that are named as sidecars."""
+    return [parse_bids_name(path) for path in sorted(folder.glob("*_*.json"))]
+
+
+def _applies(sidecar: BidsName, name: BidsName) -> bool:
+    """Say whether a sidecar describes a file."""
+    return sidecar.suffix == name.suffix and sidecar.entities.items() <= name.entities.items()
+
+
+def read_t_r(name: BidsName) -> float | None:
+    """Return the repetition time that the sidecars of a file give.
+
+    Parameters
+    ----------
+    name : BidsName
+        The file.
+
+    Returns
+    -------
+    float or None
+        In seconds, None if they do not say it.
+
+    Raises
+    ------
+    InputError
+        If it is no repetition time, or a sidecar cannot be read.
+    """
+    value = read_sidecar(name).get("RepetitionTime")
+    where = f"RepetitionTime in the JSON sidecar of {name.path}"
+    return None if value is None else check_t_r(value, where)
+
+
+def agree_on_t_r(sidecar: float | None, header: float | None, path: Path) -> float | None:
+    """Take the repetition time of the sidecar, and refuse a header that contradicts it.
+
+    Parameters
+    ----------
+    sidecar, header : float or None
+        Repetition times in seconds, None where they are not given.
+    path : Path
+        The image, for the message.
+
+    Returns
+    -------
+    float or None
+        The repetition time in seconds; None if neither gives it.
+
+    Raises
+    ------
+    InputError
+        If they differ.
+    """
+    if sidecar is not None and header is not None and not same_t_r(sidecar, header):
+        raise InputError(
+            f"{path}: RepetitionTime of the JSON sidecar is {sidecar:g} s, but the header of the "
+            f"image says {header:g} s. One of them is wrong, and all frequencies depend on it: "
+            "look it up in the protocol of the scanner, and correct the JSON file or the header."
+        )
+    return header if sidecar is None else sidecar

@@ -1,0 +1,323 @@
+"""Confounds tables of fMRIPrep: head motion, volumes to leave out, and regressors."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.bids import BidsName, parse_bids_name, read_json
+from semantoks.data.reader_options import Denoise, ReaderOptions
+from semantoks.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NAME: Final = re.compile(r"_desc-confounds_(timeseries|regressors)\.tsv(\.gz)?")
+_RIGID: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
+_DISPLACEMENT: Final = "framewise_displacement"
+MOTION_COLUMNS: Final = (_DISPLACEMENT, "std_dvars", "non_steady_state_outlier")
+"""What `measure_motion` looks at."""
+_STRATEGIES: Final[Mapping[Denoise, dict[str, Any]]] = {
+    "motion": {"strategy": ("motion",), "motion": "full"},
+    "simple": {"strategy": ("motion", "wm_csf"), "motion": "full", "wm_csf": "basic"},
+    "scrubbing": {
+        "strategy": ("motion", "wm_csf", "scrub"),
+        "motion": "full",
+        "wm_csf": "full",
+        "scrub": 5,
+    },
+    "compcor": {"strategy": ("motion", "compcor"), "motion": "full", "compcor": "anat_combined"},
+}
+"""What nilearn's strategies of these names take, without the cosines."""
+
+
+class Motion(NamedTuple):
+    """How a head moved, and which volumes that costs.
+
+    Parameters
+    ----------
+    mean_displacement : float
+        Mean framewise displacement in mm, NaN if the table does not say it.
+    n_non_steady : int
+        Volumes before the steady state, all at the beginning.
+    kept : ndarray of bool, shape (time,)
+        Volumes that are neither before the steady state nor scrubbed.
+    """
+
+    mean_displacement: float
+    n_non_steady: int
+    kept: NDArray[np.bool_]
+
+    @property
+    def share_scrubbed(self) -> float:
+        """Share of the volumes in the steady state that are scrubbed."""
+        steady = self.kept[self.n_non_steady :]
+        return float(1 - steady.mean()) if steady.size else float("nan")
+
+
+def find_confounds(image: BidsName) -> Path | None:
+    """Find the confounds table of an image.
+
+    Parameters
+    ----------
+    image : BidsName
+        The image.
+
+    Returns
+    -------
+    Path or None
+        The table in the same folder that names the same recording, None if there is none.
+
+    Raises
+    ------
+    InputError
+        If there are several.
+    """
+    candidates = [path for path in image.path.parent.glob("*_desc-confounds_*") if _is_table(path)]
+    fitting = [
+        path for path in sorted(candidates) if parse_bids_name(path).recording == image.recording
+    ]
+    if len(fitting) > 1:
+        raise InputError(
+            f"{image.path} has {len(fitting)} confounds tables: "
+            f"{', '.join(path.name for path in fitting)}. Keep the one that belongs to it."
+        )
+    return fitting[0] if fitting else None
+
+
+def _is_table(path: Path) -> bool:
+    """Say whether a file is a confounds table by its name, of any version."""
+    return _NAME.search(path.name) is not None
+
+
+def read_confounds(path: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Read a confounds table of fMRIPrep 1.2 or later.
+
+    Parameters
+    ----------
+    path : Path
+        ``*_desc-confounds_timeseries.tsv``, or ``_regressors`` as before version 20.2; may be
+        compressed (``.gz``).
+    columns : collection of str or None
+        Beginnings of the columns that are needed, which saves time; all if None.
+
+    Returns
+    -------
+    DataFrame
+        A row a volume. Temporal derivatives and squares that an early version did not write are
+        computed from their columns, which is how they are defined.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, has no rows, or is from before version 1.2.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(
+            path,
+            sep="\t",
+            na_values=["n/a"],
+            encoding="utf-8",
+            usecols=None if columns is None else lambda name: name.startswith(tuple(columns)),
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"confounds table {path} cannot be read: {str(error).strip()}. It may be cut off, or a "
+            "link to a file that was not downloaded; copy it again."
+        ) from error
+    if table.empty or not set(table.select_dtypes("number").columns):
+        raise InputError(
+            f"confounds table {path} holds no numbers; a header and then a row a volume was "
+            "expected. Copy it again."
+        )
+    if "FramewiseDisplacement" in table or "RotX" in table:
+        raise InputError(
+            f"confounds table {path} has the columns of fMRIPrep before version 1.2 (such as "
+            "FramewiseDisplacement), which cannot be used. Run a newer fMRIPrep."
+        )
+    return _complete(table)
+
+
+def _complete(table: pd.DataFrame) -> pd.DataFrame:
+    """Add derivatives and squares that are not there."""
+    import pandas as pd
+
+    added: dict[str, pd.Series[float]] = {}
+    for name in (*_RIGID, "csf", "white_matter", "global_signal"):
+        if name not in table:
+            continue
+        derivative = table.get(f"{name}_derivative1", table[name].diff())
+        for column, values in (
+            (f"{name}_derivative1", derivative),
+            (f"{name}_power2", table[name] ** 2),
+            (f"{name}_derivative1_power2", derivative**2),
+        ):
+            if column not in table:
+                added[column] = values
+    return pd.concat([table, pd.DataFrame(added, index=table.index)], axis=1)
+
+
+def measure_motion(table: pd.DataFrame, path: Path, options: ReaderOptions) -> Motion:
+    """Tell how a head moved, and which volumes are left out.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `read_confounds` read.
+    path : Path
+        Where it comes from, for messages.
+    options : ReaderOptions
+        Whether to scrub, its thresholds, and what becomes of the first volumes.
+
+    Returns
+    -------
+    Motion
+        Mean displacement and volumes. The first volume has no displacement.
+
+    Raises
+    ------
+    InputError
+        If the table lacks what scrubbing needs.
+    """
+    n_non_steady = _count_non_steady(table) if options.non_steady == "dropped" else 0
+    kept = np.arange(len(table)) >= n_non_steady
+    if options.denoise == "scrubbing":
+        _require(table, (_DISPLACEMENT, "std_dvars"), path, options.denoise)
+        columns = table[[_DISPLACEMENT, "std_dvars"]]
+        _, mask = _ask_nilearn(
+            columns,
+            None,
+            path,
+            strategy=("scrub",),
+            scrub=_STRATEGIES["scrubbing"]["scrub"],
+            fd_threshold=options.fd_threshold,
+            std_dvars_threshold=options.std_dvars_threshold,
+        )
+        kept &= mask
+    displacement = float("nan")
+    if _DISPLACEMENT in table:
+        steady = table[_DISPLACEMENT].iloc[n_non_steady:]
+        displacement = float(steady.mean()) if steady.notna().any() else displacement
+    return Motion(displacement, n_non_steady, kept)
+
+
+def _count_non_steady(table: pd.DataFrame) -> int:
+    """Return the number of volumes up to the last one that is not in the steady state."""
+    columns = [name for name in table if str(name).startswith("non_steady_state_outlier")]
+    marked = np.flatnonzero((table[columns] != 0).any(axis=1)) if columns else np.array([])
+    return int(marked[-1]) + 1 if marked.size else 0
+
+
+def _require(table: pd.DataFrame, columns: tuple[str, ...], path: Path, denoise: str) -> None:
+    """Refuse a table that lacks columns."""
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise InputError(
+            f"confounds table {path} lacks the column(s) {', '.join(missing)}, which denoising by "
+            f"{denoise!r} needs. Choose another strategy that it has the columns for (denoise, "
+            "--denoise: none, motion, simple, scrubbing, compcor), or run a newer fMRIPrep."
+        )
+
+
+def _ask_nilearn(
+    table: pd.DataFrame, sidecar: Path | None, path: Path, **choice: Any
+) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    """Let nilearn choose columns and volumes; it looks for files beside an image by their names."""
+    from nilearn.interfaces.fmriprep import load_confounds
+
+    with tempfile.TemporaryDirectory() as folder:
+        beside = Path(folder) / "sub-1_desc-confounds_timeseries.tsv"
+        # nilearn refuses tables with capitals for too old, but vx-wisestdDVARS is of version 1.2.
+        named = [name for name in table if name == name.lower()]
+        table[named].to_csv(beside, sep="\t", index=False, na_rep="n/a")
+        content = "{}" if sidecar is None else sidecar.read_text(encoding="utf-8")
+        beside.with_suffix(".json").write_text(content, encoding="utf-8")
+        try:
+            with warnings.catch_warnings():
+                # That all volumes are outliers is refused later, in words of our own.
+                warnings.filterwarnings("ignore", "All volumes were marked", RuntimeWarning)
+                chosen, mask = load_confounds(f"{folder}/sub-1_desc-preproc_bold.nii.gz", **choice)
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"confounds table {path} does not have what denoising needs: "
+                f"{str(error).strip()}. Choose another strategy (denoise, --denoise)."
+            ) from error
+    kept = np.ones(len(table), dtype=bool)
+    if mask is not None:
+        kept[:] = False
+        kept[mask] = True
+    return chosen, kept
+
+
+def choose_regressors(
+    table: pd.DataFrame, path: Path, options: ReaderOptions
+) -> NDArray[np.float64]:
+    """Choose the confounds to regress out.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `read_confounds` read.
+    path : Path
+        Where it comes from, for messages.
+    options : ReaderOptions
+        The strategy, which is neither "auto" nor "none". The cosines of fMRIPrep are among the
+        confounds only if no high-pass follows.
+
+    Returns
+    -------
+    ndarray of float64, shape (confound, time)
+        Confounds with mean zero over the volumes in the steady state.
+
+    Raises
+    ------
+    InputError
+        If the table lacks what the strategy needs.
+    """
+    choice = dict(_STRATEGIES[options.denoise])
+    parts = [part for part in choice["strategy"] if part != "scrub"]
+    _require(table, _RIGID, path, options.denoise)
+    if "wm_csf" in parts:
+        _require(table, ("csf", "white_matter"), path, options.denoise)
+    if options.global_signal == "removed":
+        _require(table, ("global_signal",), path, "removing the global signal")
+        # With the same terms as the others of the strategy.
+        choice["global_signal"] = choice.get("wm_csf", "basic")
+        parts.append("global_signal")
+    sidecar = None
+    if "compcor" in parts:
+        sidecar = _sidecar_of(path)
+        choice["n_compcor"] = options.n_compcor
+    choice["strategy"] = (*parts, "high_pass")
+    chosen, _ = _ask_nilearn(table, sidecar, path, **choice)
+    if options.band[0] is not None:
+        chosen = chosen[[name for name in chosen if not name.startswith("cosine")]]
+    values = chosen.to_numpy(dtype=np.float64).T
+    if not np.isfinite(values).all():
+        bad = [str(name) for name in chosen if not np.isfinite(chosen[name]).all()]
+        raise InputError(
+            f"confounds table {path} has missing values after the first volume in "
+            f"{', '.join(bad[:3])}; a number a volume was expected. Copy it again."
+        )
+    return values
+
+
+def _sidecar_of(path: Path) -> Path:
+    """Return the JSON file beside a confounds table, which says what its components are."""
+    sidecar = path.with_name(_NAME.sub(r"_desc-confounds_\1.json", path.name))
+    if not sidecar.is_file():
+        raise InputError(
+            f"{sidecar} is not there, but denoising by 'compcor' needs it: it says which mask each "
+            "component is from. Copy it, or choose another strategy (denoise, --denoise)."
+        )
+    read_json(sidecar)
+    return sidecar

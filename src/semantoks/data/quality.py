@@ -1,0 +1,258 @@
+"""How good a scan is, in numbers that make an outlier visible at a glance."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+from scipy.stats import spearmanr
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.preprocessing import Preprocessed, cut_nan_tail, find_bad_rois
+
+BAND: Final = (0.01, 0.1)
+"""The band in Hz that resting-state fluctuations are looked for in."""
+_MIN_SNR: Final = 1.0
+"""Below this share of mean to deviation a series was centred before, and has no tSNR."""
+_SPIKE: Final = 5.0
+"""A step from volume to volume is a spike from so many robust deviations above the median on."""
+_NAN: Final = float("nan")
+
+
+@dataclass(frozen=True)
+class ScanQuality:
+    """What can be said of one scan before anybody looks at it.
+
+    Parameters
+    ----------
+    n_volumes : int
+        Volumes in the file, without padding.
+    t_r : float
+        Repetition time in s as recorded, NaN if unknown.
+    seconds : float
+        Length of the scan in s.
+    n_samples : int
+        Samples in the store; 0 if the scan was refused.
+    n_flat, n_missing : int
+        ROIs without variance, and ROIs that the file does not have.
+    coverage : float
+        Share of ROIs that carry signal.
+    bad_networks : str
+        JSON object of the networks with flat or missing ROIs, and how many; "{}" if none has.
+    tsnr : float
+        Median over ROIs of mean over standard deviation in time; NaN for series that were centred.
+    deviation : float
+        Median over ROIs of the standard deviation in time, in the file's unit.
+    in_band : float
+        Share of the (detrended) variance between 0.01 and 0.1 Hz, median over ROIs.
+    spikes : float
+        Share of volumes at which the whole brain jumps (DVARS over its median by five robust
+        deviations).
+    largest_step : float
+        Largest DVARS over the median DVARS.
+    global_share : float
+        Share of variance that the mean of all standardized series has: 1/ROIs for independent
+        ones, 1 for identical ones. Taken from the preprocessed series.
+    distance_correlation : float
+        Rank correlation of connectivity with the distance of ROIs; negative in real brains in the
+        right order. NaN without coordinates.
+    network_contrast : float
+        Mean Fisher z within networks minus between them; positive in the right order.
+    """
+
+    n_volumes: int = 0
+    t_r: float = _NAN
+    seconds: float = _NAN
+    n_samples: int = 0
+    n_flat: int = 0
+    n_missing: int = 0
+    coverage: float = 0.0
+    bad_networks: str = "{}"
+    tsnr: float = _NAN
+    deviation: float = _NAN
+    in_band: float = _NAN
+    spikes: float = _NAN
+    largest_step: float = _NAN
+    global_share: float = _NAN
+    distance_correlation: float = _NAN
+    network_contrast: float = _NAN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by name.
+
+        Returns
+        -------
+        dict
+            Plain values.
+        """
+        return dataclasses.asdict(self)
+
+
+def measure(
+    raw: NDArray[np.floating[Any]] | None,
+    ready: Preprocessed | None,
+    *,
+    t_r: float | None,
+    atlas: Atlas,
+) -> ScanQuality:
+    """Measure the quality of one scan.
+
+    Parameters
+    ----------
+    raw : ndarray of shape (roi, time) or None
+        Series as the file holds them; None if it cannot be read.
+    ready : Preprocessed or None
+        The same after preprocessing; None if the scan was refused.
+    t_r : float or None
+        Repetition time of `raw` in seconds.
+    atlas : Atlas
+        What the rows are.
+
+    Returns
+    -------
+    ScanQuality
+        Numbers; NaN where they cannot be had. Nothing is raised for bad data: that they are bad is
+        what this is to say.
+
+    Examples
+    --------
+    >>> atlas = Atlas.from_networks({"Vis": 3, "Default": 3})
+    >>> series = 100 + np.random.default_rng(0).standard_normal((6, 200))
+    >>> series[4] = 7
+    >>> quality = measure(series, None, t_r=2.0, atlas=atlas)
+    >>> quality.n_flat, quality.bad_networks, round(quality.tsnr, -1)
+    (1, '{"Default": 1}', 100.0)
+    """
+    if raw is None:
+        return ScanQuality(t_r=_NAN if t_r is None else t_r)
+    with np.errstate(all="ignore"):
+        return _measure(cut_nan_tail(raw).astype(np.float64), ready, t_r, atlas)
+
+
+def _measure(
+    raw: NDArray[np.float64], ready: Preprocessed | None, t_r: float | None, atlas: Atlas
+) -> ScanQuality:
+    """Measure a scan that could be read."""
+    n_volumes = raw.shape[1]
+    seconds = _NAN if t_r is None else n_volumes * t_r
+    if n_volumes < 2:
+        return ScanQuality(n_volumes=n_volumes, t_r=_NAN if t_r is None else t_r, seconds=seconds)
+    found = find_bad_rois(raw)
+    flat = found.flat if ready is None else ready.flat
+    bad = flat | found.missing
+    finite = raw[~bad & np.isfinite(raw).all(axis=1)]
+    spikes, largest = _jumps(finite)
+    tsnr, deviation = _strength(finite)
+    synchrony = {} if ready is None else _synchrony(ready, atlas)
+    return ScanQuality(
+        n_volumes=n_volumes,
+        t_r=_NAN if t_r is None else float(t_r),
+        seconds=seconds,
+        n_samples=0 if ready is None else ready.series.shape[1],
+        n_flat=int(flat.sum()),
+        n_missing=int(found.missing.sum()),
+        coverage=1 - float(bad.mean()),
+        bad_networks=_count_networks(bad, atlas),
+        tsnr=tsnr,
+        deviation=deviation,
+        in_band=_share_in_band(finite, t_r),
+        spikes=spikes,
+        largest_step=largest,
+        **synchrony,
+    )
+
+
+def read_bad_networks(text: str) -> Mapping[str, int]:
+    """Read the column bad_networks of a quality table.
+
+    Parameters
+    ----------
+    text : str
+        A cell of it.
+
+    Returns
+    -------
+    mapping of str to int
+        Network -> number of flat or missing ROIs.
+    """
+    return {str(name): int(count) for name, count in json.loads(text or "{}").items()}
+
+
+def _count_networks(bad: NDArray[np.bool_], atlas: Atlas) -> str:
+    """Count bad ROIs a network, as JSON."""
+    counts = {
+        name: int(bad[rois].sum())
+        for name, rois in zip(atlas.network_names, atlas.network_indices, strict=True)
+    }
+    return json.dumps({name: count for name, count in counts.items() if count})
+
+
+def _strength(series: NDArray[np.float64]) -> tuple[float, float]:
+    """Return tSNR and deviation, medians over ROIs."""
+    if not len(series):
+        return _NAN, _NAN
+    deviations = series.std(axis=1)
+    tsnr = float(np.median(np.abs(series.mean(axis=1)) / deviations))
+    return (tsnr if tsnr >= _MIN_SNR else _NAN), float(np.median(deviations))
+
+
+def _share_in_band(series: NDArray[np.float64], t_r: float | None) -> float:
+    """Return the median share of variance inside the band."""
+    if not len(series) or not t_r or series.shape[1] < 20:
+        return _NAN
+    frequencies, power = signal.periodogram(signal.detrend(series), fs=1 / t_r)
+    inside = (frequencies >= BAND[0]) & (frequencies <= BAND[1])
+    return float(np.median(power[:, inside].sum(axis=1) / power.sum(axis=1)))
+
+
+def _jumps(series: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the share of volumes that jump, and the largest jump over the usual step."""
+    if not len(series):
+        return _NAN, _NAN
+    standard = (series - series.mean(axis=1, keepdims=True)) / series.std(axis=1, keepdims=True)
+    steps = np.sqrt(np.mean(np.diff(standard, axis=1) ** 2, axis=0))
+    usual = float(np.median(steps))
+    spread = 1.4826 * float(np.median(np.abs(steps - usual)))
+    if not usual > 0:
+        return _NAN, _NAN
+    return float(np.mean(steps > usual + _SPIKE * spread)), float(steps.max() / usual)
+
+
+def _synchrony(ready: Preprocessed, atlas: Atlas) -> dict[str, float]:
+    """Look at the connectivity of the preprocessed scan: global signal, distance, networks."""
+    kept = np.flatnonzero(ready.valid)
+    if len(kept) < 4:
+        return {}
+    series = ready.series[kept].astype(np.float64)
+    correlation = np.atleast_2d(np.corrcoef(series))
+    upper = np.triu_indices(len(kept), 1)
+    z = np.arctanh(np.clip(correlation[upper], -0.999999, 0.999999))
+    codes = np.empty(len(atlas), dtype=np.intp)
+    for code, rois in enumerate(atlas.network_indices):
+        codes[rois] = code
+    same = codes[kept][upper[0]] == codes[kept][upper[1]]
+    contrast = float(z[same].mean() - z[~same].mean()) if same.any() and (~same).any() else _NAN
+    return {
+        "global_share": float(correlation.mean()),
+        "network_contrast": contrast,
+        "distance_correlation": _distance_correlation(z, atlas.coordinates[kept], upper),
+    }
+
+
+def _distance_correlation(
+    z: NDArray[np.float64],
+    coordinates: NDArray[np.float64],
+    upper: tuple[NDArray[np.intp], NDArray[np.intp]],
+) -> float:
+    """Correlate ranks of connectivity and of distance."""
+    distance = np.linalg.norm(coordinates[upper[0]] - coordinates[upper[1]], axis=1)
+    known = np.isfinite(distance)
+    if known.sum() < 10:
+        return _NAN
+    return float(spearmanr(z[known], distance[known]).statistic)

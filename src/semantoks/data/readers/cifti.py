@@ -1,0 +1,262 @@
+"""CIFTI series: of parcels (``.ptseries.nii``), or dense (``.dtseries.nii``) with labels.
+
+Three ways to name them are known::
+
+    100307/MNINonLinear/Results/rfMRI_REST1_LR/rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii
+    sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii           fMRIPrep, confounds beside it
+    sub-01_task-rest_space-fsLR_den-91k_desc-denoised_bold.dtseries.nii                     XCP-D
+
+Others are read as they are; the name is the scan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.bids import (
+    BidsName,
+    agree_on_t_r,
+    keep_wanted,
+    list_files,
+    parse_bids_name,
+    read_t_r,
+)
+from semantoks.data.confounds import find_confounds
+from semantoks.data.denoising import clean_series
+from semantoks.data.grayordinates import open_cifti, read_dense, read_parcels, t_r_of_cifti
+from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.readers.fmriprep import Known, describe_confounds
+from semantoks.data.recording import ScanFile
+from semantoks.errors import InputError
+
+Producer = Literal["hcp", "fmriprep", "clean", "unknown"]
+
+_DENSE: Final = ".dtseries.nii"
+_PARCELS: Final = ".ptseries.nii"
+_HCP: Final = re.compile(
+    r"(?P<run>[A-Za-z0-9]+fMRI_.+?)_Atlas(?P<how>(?:_[A-Za-z0-9]+)*)(?:\.[dp]tseries\.nii)"
+)
+
+
+class _Series(NamedTuple):
+    """A file of series, and whose it is."""
+
+    name: BidsName
+    producer: Producer
+    scan: str
+    subject: str
+    cleaning: str
+
+
+def matches(source: Path) -> bool:
+    """Say whether a path is, or holds, CIFTI series.
+
+    Parameters
+    ----------
+    source : Path
+        What the user gave.
+
+    Returns
+    -------
+    bool
+        Whether a ``.ptseries.nii`` or ``.dtseries.nii`` is there.
+    """
+    return bool(list_files(source, (_DENSE, _PARCELS)))
+
+
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
+    """Find the series of parcels or, if there is an atlas image, the dense series.
+
+    Parameters
+    ----------
+    source : Path
+        A folder, or a single file.
+    atlas : Atlas
+        The atlas; parcels and labels are matched to it by their names.
+    options : ReaderOptions or None
+        The ``.dlabel.nii`` for dense series, which files, and how to denoise those of fMRIPrep.
+
+    Returns
+    -------
+    list of ScanFile
+        A scan a run.
+
+    Raises
+    ------
+    InputError
+        If dense series come without labels, or one recording has several files.
+    """
+    options = options or ReaderOptions()
+    ending = _ending(source, options)
+    found = [_recognise(path) for path in list_files(source, (ending,))]
+    wanted = {
+        name.path
+        for name in keep_wanted(
+            [series.name for series in found], options, source, _asked_entities(found)
+        )
+    }
+    found = _one_a_recording([x for x in found if x.name.path in wanted], source)
+    return [_describe(series, atlas, options) for series in found]
+
+
+def _ending(source: Path, options: ReaderOptions) -> str:
+    """Choose between dense series and parcels by whether there is an atlas image."""
+    image = options.atlas_image
+    if image is None:
+        if list_files(source, (_PARCELS,)):
+            return _PARCELS
+        raise InputError(
+            f"{source}: dense series (.dtseries.nii) need a file of labels that says which "
+            "vertices and voxels are which ROI: give the .dlabel.nii of the atlas (atlas_image, "
+            "--atlas-image). Series of parcels (.ptseries.nii) need none."
+        )
+    if not image.name.endswith(".dlabel.nii"):
+        raise InputError(
+            f"atlas image {image} is no .dlabel.nii, but {source} holds CIFTI series. Give the "
+            ".dlabel.nii of the atlas; for the volumes of fMRIPrep, say --format fmriprep."
+        )
+    if not list_files(source, (_DENSE,)):
+        raise InputError(
+            f"{source} holds no dense series (.dtseries.nii) that {image} could be laid upon. "
+            "Series of parcels (.ptseries.nii) are read without an atlas image."
+        )
+    return _DENSE
+
+
+def _asked_entities(found: Sequence[_Series]) -> tuple[str, ...]:
+    """Return the entities that files can be chosen by; runs of HCP are named otherwise."""
+    return () if any(series.producer == "hcp" for series in found) else ("task", "run", "space")
+
+
+def _recognise(path: Path) -> _Series:
+    """Say by its name who wrote a file, and of whom."""
+    name = parse_bids_name(path)
+    hcp = _HCP.fullmatch(path.name)
+    if hcp:
+        inside = [part.name for part in path.parents]
+        place = inside.index("MNINonLinear") if "MNINonLinear" in inside else -1
+        subject = inside[place + 1] if 0 <= place < len(inside) - 1 else ""
+        scan = f"{subject}_{hcp['run']}" if subject else hcp["run"]
+        return _Series(name, "hcp", scan, subject, hcp["how"])
+    stem = path.name.removesuffix(name.extension)
+    if not name.subject:
+        return _Series(name, "unknown", stem, "", "")
+    denoised = name.suffix == "timeseries" or name.get("desc") in {"denoised", "denoisedSmoothed"}
+    producer: Producer = "clean" if denoised else "fmriprep" if name.suffix == "bold" else "unknown"
+    return _Series(name, producer, name.recording, name.subject, name.get("desc"))
+
+
+def _one_a_recording(found: Sequence[_Series], source: Path) -> list[_Series]:
+    """Take one file a recording: of HCP's the most processed, of others the only one."""
+    by_scan: dict[str, list[_Series]] = {}
+    for series in found:
+        by_scan.setdefault(series.scan, []).append(series)
+    chosen = []
+    for scan, several in by_scan.items():
+        if all(series.producer == "hcp" for series in several):
+            several = [max(several, key=_how_processed)]
+        if len(several) > 1:
+            raise InputError(
+                f"{source}: recording {scan!r} has {len(several)} files: "
+                f"{', '.join(series.name.path.name for series in several[:5])}. Give the folder "
+                "of one of them, or a single file; outputs of XCP-D with several atlases are read "
+                "by --format xcpd."
+            )
+        chosen += several
+    return chosen
+
+
+def _how_processed(series: _Series) -> tuple[bool, bool, int]:
+    """Rank the files of one HCP run: cleaned, aligned by all modalities, most steps."""
+    return "_clean" in series.cleaning, "_MSMAll" in series.cleaning, len(series.cleaning)
+
+
+def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile:
+    """Say of one recording who, when, how fast, and how much the head moved."""
+    denoise = options.denoise
+    if denoise == "auto":
+        denoise = "simple" if series.producer == "fmriprep" else "none"
+    settled = dataclasses.replace(options, denoise=denoise)
+    known = Known(float("nan"), {})
+    if series.producer == "fmriprep":
+        known = describe_confounds(series.name, settled)
+    return ScanFile(
+        scan=series.scan,
+        load=partial(_load, series, atlas, options, settled),
+        source=str(series.name.path),
+        subject=series.subject,
+        session=series.name.session,
+        t_r=_t_r_at_first_sight(series.name),
+        motion=known.motion,
+        phenotypes=known.phenotypes,
+    )
+
+
+def _t_r_at_first_sight(name: BidsName) -> float | None:
+    """Return the repetition time; contradictions are complained of when the scan is loaded."""
+    try:
+        return t_r_of_cifti(open_cifti(name.path), name.path)
+    except InputError:
+        pass
+    try:
+        return read_t_r(name)
+    except InputError:
+        return None
+
+
+def _load(
+    series: _Series, atlas: Atlas, asked: ReaderOptions, options: ReaderOptions
+) -> NDArray[np.float64]:
+    """Read one recording, shape (roi, time)."""
+    path = series.name.path
+    _check_denoising(series, asked)
+    t_r = agree_on_t_r(read_t_r(series.name), t_r_of_cifti(open_cifti(path), path), path)
+    if options.atlas_image is None:
+        values = read_parcels(path, atlas)
+    else:
+        values = read_dense(path, options.atlas_image, atlas, options.min_roi_coverage)
+    if series.producer == "clean":
+        _check_whole(series.name, values.shape[1])
+    if series.producer != "fmriprep":
+        return values
+    return clean_series(values, find_confounds(series.name), t_r or 1.0, options, image=path)
+
+
+def _check_denoising(series: _Series, asked: ReaderOptions) -> None:
+    """Refuse to denoise what is clean, and to take for clean what is not."""
+    path = series.name.path
+    raw = series.producer == "hcp" and "_clean" not in series.cleaning
+    if raw and asked.denoise == "auto":
+        raise InputError(
+            f"{path} was not denoised (its name lacks 'clean'), and there is no cleaned file of "
+            "this run. Take the files of the ICA-FIX package (*_hp2000_clean.dtseries.nii, or "
+            "*_hp0_clean), or read it as it is (denoise='none', --denoise none)."
+        )
+    if series.producer != "fmriprep" and asked.denoise not in ("auto", "none"):
+        raise InputError(
+            f"{path} is not of fMRIPrep and has no confounds table, so denoising by "
+            f"{asked.denoise!r} cannot be done. Leave --denoise out; series of XCP-D and of HCP's "
+            "ICA-FIX are clean already."
+        )
+
+
+def _check_whole(name: BidsName, n_times: int) -> None:
+    """Refuse a series of XCP-D out of which volumes were cut."""
+    for path in name.path.parent.glob(f"{name.recording}*_outliers.tsv"):
+        n_rows = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line) - 1
+        if n_times < n_rows:
+            raise InputError(
+                f"{name.path} has {n_times} volumes, but {path.name} counts {n_rows}: XCP-D cut "
+                "the censored volumes out, so that time runs unevenly. Read the .tsv series of the "
+                "same run (--format xcpd), which are put back in time, or run XCP-D with "
+                "--output-type interpolated."
+            )

@@ -1,0 +1,251 @@
+"""Derivatives of fMRIPrep: volumes in a standard space, averaged in the ROIs of an atlas image.
+
+For ``sub-01_task-rest_space-MNI152NLin6Asym_res-2_desc-preproc_bold.nii.gz`` these are read::
+
+    ..._space-MNI152NLin6Asym_res-2_desc-preproc_bold.json      RepetitionTime
+    ..._space-MNI152NLin6Asym_res-2_desc-brain_mask.nii.gz      which voxels are brain
+    sub-01_task-rest_desc-confounds_timeseries.tsv (.json)      motion and what to regress out
+
+fMRIPrep denoises nothing, so confounds are regressed out here unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.bids import (
+    BidsName,
+    agree_on_t_r,
+    keep_wanted,
+    list_files,
+    parse_bids_name,
+    read_t_r,
+)
+from semantoks.data.confounds import MOTION_COLUMNS, find_confounds, measure_motion, read_confounds
+from semantoks.data.denoising import clean_series
+from semantoks.data.label_image import (
+    DAMAGED,
+    atlas_space,
+    check_label_image,
+    explain_damage,
+    labels_on_grid,
+)
+from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.recording import ScanFile
+from semantoks.data.volume_averages import average_rois, mask_on_grid
+from semantoks.errors import InputError
+
+_ENDINGS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
+_TIME_UNITS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+
+
+class Known(NamedTuple):
+    """What is known of a scan before its series are read.
+
+    Parameters
+    ----------
+    motion : float
+        Mean framewise displacement in mm, NaN if unknown.
+    phenotypes : dict
+        How it is denoised, and what that costs.
+    """
+
+    motion: float
+    phenotypes: dict[str, Any]
+
+
+def matches(source: Path) -> bool:
+    """Say whether a path is, or holds, preprocessed volumes of fMRIPrep.
+
+    Parameters
+    ----------
+    source : Path
+        What the user gave.
+
+    Returns
+    -------
+    bool
+        Whether a ``*_space-*_desc-preproc_bold.nii.gz`` is there.
+    """
+    return any("_space-" in path.name for path in list_files(source, _ENDINGS))
+
+
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
+    """Find the recordings in the space of the atlas image.
+
+    Parameters
+    ----------
+    source : Path
+        A folder of derivatives, or a single volume.
+    atlas : Atlas
+        The atlas; its values are the labels of the atlas image.
+    options : ReaderOptions or None
+        The atlas image, which files, and how to denoise.
+
+    Returns
+    -------
+    list of ScanFile
+        A scan a run; its identity is what the name says before ``space-``.
+
+    Raises
+    ------
+    InputError
+        If there is no atlas image, it does not fit the atlas, or no volume is in its space.
+    """
+    options = options or ReaderOptions()
+    options = dataclasses.replace(
+        options, denoise="simple" if options.denoise == "auto" else options.denoise
+    )
+    names = [parse_bids_name(path) for path in list_files(source, _ENDINGS)]
+    names = [name for name in names if name.get("space")]
+    names = keep_wanted(names, options, source, ("task", "run", "space", "res"))
+    names = _in_space(names, options, source)
+    check_label_image(options, atlas)
+    return [_describe(name, atlas, options) for name in names]
+
+
+def _in_space(names: Sequence[BidsName], options: ReaderOptions, source: Path) -> list[BidsName]:
+    """Take a volume a recording, in the space of the atlas image."""
+    space = atlas_space(options)
+    fitting = [name for name in names if name.get("space") == space]
+    others = sorted({name.get("space") for name in names} - {space})
+    found = {name.recording for name in fitting}
+    lacking = sorted({name.recording for name in names} - found)
+    if lacking:
+        raise InputError(
+            f"{source}: {len(lacking)} recording(s) such as {lacking[0]!r} are in the space "
+            f"{', '.join(others)}, but the atlas image {options.atlas_image} is in {space}. These "
+            "spaces differ by several mm, as much as small ROIs measure. Give the atlas image of "
+            f"the space {others[0]} (TemplateFlow has many atlases in both), or run fMRIPrep with "
+            f"--output-spaces {space}. If you accept the shift, say so by atlas_space "
+            f"(--atlas-space {others[0]})."
+        )
+    by_recording: dict[str, list[BidsName]] = {}
+    for name in fitting:
+        by_recording.setdefault(name.recording, []).append(name)
+    for recording, several in by_recording.items():
+        if len(several) > 1:
+            raise InputError(
+                f"{source}: recording {recording!r} is there {len(several)} times: "
+                f"{', '.join(name.path.name for name in several)}. Choose one of them by its "
+                "resolution (res, --res), or give the folder of one data set."
+            )
+    return fitting
+
+
+def _describe(name: BidsName, atlas: Atlas, options: ReaderOptions) -> ScanFile:
+    """Say of one recording who, when, how fast, and how much the head moved."""
+    known = describe_confounds(name, options)
+    return ScanFile(
+        scan=name.recording,
+        load=partial(_load, name.path, atlas, options),
+        source=str(name.path),
+        subject=name.subject,
+        session=name.session,
+        t_r=_t_r_at_first_sight(name),
+        motion=known.motion,
+        phenotypes=known.phenotypes,
+    )
+
+
+def describe_confounds(name: BidsName, options: ReaderOptions) -> Known:
+    """Read motion out of the confounds table of an image.
+
+    Parameters
+    ----------
+    name : BidsName
+        The image.
+    options : ReaderOptions
+        How it will be denoised.
+
+    Returns
+    -------
+    Known
+        What the table says; nothing if it is missing or cannot be read, which the scan itself
+        complains of when it is loaded.
+    """
+    denoising: str = options.denoise
+    if options.denoise != "none" and options.global_signal == "removed":
+        denoising += "+global signal"
+    nothing = Known(
+        float("nan"), {"denoising": denoising, "share_scrubbed": float("nan"), "n_non_steady": 0}
+    )
+    try:
+        path = find_confounds(name)
+        if path is None:
+            return nothing
+        motion = measure_motion(read_confounds(path, MOTION_COLUMNS), path, options)
+    except InputError:
+        return nothing
+    return Known(
+        motion.mean_displacement,
+        {
+            "denoising": denoising,
+            "share_scrubbed": motion.share_scrubbed,
+            "n_non_steady": motion.n_non_steady,
+        },
+    )
+
+
+def _t_r_at_first_sight(name: BidsName) -> float | None:
+    """Return the repetition time; contradictions are complained of when the scan is loaded."""
+    try:
+        t_r = read_t_r(name)
+    except InputError:
+        t_r = None
+    if t_r is not None:
+        return t_r
+    try:
+        return _t_r_of_header(nib.load(name.path))
+    except DAMAGED:
+        return None
+
+
+def _t_r_of_header(image: Any) -> float | None:
+    """Return the repetition time in seconds that the header of a volume gives, if it does."""
+    zooms = image.header.get_zooms()
+    unit = image.header.get_xyzt_units()[1]
+    if len(zooms) < 4 or not zooms[3] > 0 or (unit not in _TIME_UNITS and zooms[3] == 1):
+        # Tools that do not know the time leave 0, or 1 of no unit.
+        return None
+    return float(zooms[3]) * _TIME_UNITS.get(unit, 1.0)
+
+
+def _load(path: Path, atlas: Atlas, options: ReaderOptions) -> NDArray[np.float64]:
+    """Average one recording in ROIs and clean it, shape (roi, time)."""
+    name = parse_bids_name(path)
+    try:
+        # Kept open, a compressed file is read once from begin to end, and not once a part.
+        image = nib.load(path, keep_file_open=True)
+    except DAMAGED as error:
+        raise InputError(explain_damage(path, error)) from error
+    if len(image.shape) != 4:
+        raise InputError(
+            f"{path} has shape {image.shape}; (x, y, z, time) was expected. Export it again."
+        )
+    t_r = agree_on_t_r(read_t_r(name), _t_r_of_header(image), path)
+    grid = labels_on_grid(options, atlas, image)
+    mask = mask_on_grid(_mask_of(name), image)
+    series = average_rois(image, grid, mask, options.min_roi_coverage)
+    # Without a repetition time the scan is refused before; it only scales the band here.
+    return clean_series(series, find_confounds(name), t_r or 1.0, options, image=path)
+
+
+def _mask_of(name: BidsName) -> Path:
+    """Return the brain mask of a volume."""
+    mask = name.path.with_name(name.path.name.replace("_desc-preproc_bold.", "_desc-brain_mask."))
+    if not mask.exists():
+        raise InputError(
+            f"{mask} is not there, but without the brain mask nobody knows which ROIs were "
+            f"measured in {name.path.name}. Copy it from the derivatives of fMRIPrep."
+        )
+    return mask

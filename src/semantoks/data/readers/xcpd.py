@@ -1,0 +1,241 @@
+"""Series that XCP-D extracted: ``*_timeseries.tsv``, a column a ROI, a row a volume.
+
+All namings are known: ``_atlas-Schaefer417_`` (to 0.5), ``_atlas-4S456Parcels_`` (0.6),
+``_seg-4S456Parcels_stat-mean_`` (0.7 to 0.14) and ``_atlas-4S456Parcels_stat-mean_`` (from 26.0).
+Columns are matched to the ROIs by name, and the files of one recording are joined: of the 4S
+atlas only the Schaefer parcels, of the Tian atlas beside it the subcortex.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.atlas import Atlas
+from semantoks.data.bids import (
+    BidsName,
+    keep_wanted,
+    list_files,
+    parse_bids_name,
+)
+from semantoks.data.label_groups import choose_groups
+from semantoks.data.labels import match_labels, refuse_unknown, seventeen_network_names
+from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.readers.text_table import read_text_table
+from semantoks.data.readers.xcpd_sidecars import find_t_r, look_beside, put_back
+from semantoks.data.recording import ScanFile
+from semantoks.errors import InputError
+
+__all__ = ["find", "matches"]
+
+_SERIES: Final = re.compile(
+    r"_(?:seg|atlas)-(?:[^_]+(?:_den-[^_]+)?_stat-mean|"
+    r"(?:4S\d+Parcels|Schaefer(?:\d|10)17|Tian|Glasser|Gordon|HCP|MIDB|MyersLabonte|subcortical)"
+    r"(?:_den-[^_]+)?)_timeseries\.tsv$"
+)
+_OLD_SCHAEFER: Final = "Schaefer417"
+"""400 parcels in the order of the 17-network atlas."""
+_TIAN: Final = "Tian"
+
+
+def matches(source: Path) -> bool:
+    """Say whether a folder or file holds series of XCP-D.
+
+    Parameters
+    ----------
+    source : Path
+        What the user gave.
+
+    Returns
+    -------
+    bool
+        Whether there is a time series of one of its namings.
+    """
+    return any(_SERIES.search(path.name) for path in list_files(source, ("_timeseries.tsv",)))
+
+
+def find(source: Path, atlas: Atlas, options: ReaderOptions) -> list[ScanFile]:
+    """Find the recordings in a folder of derivatives.
+
+    Parameters
+    ----------
+    source : Path
+        The folder, a folder above or below, or one of the files.
+    atlas : Atlas
+        Atlas that is asked for; the files that hold its ROIs are chosen by their columns.
+    options : ReaderOptions
+        Which task, run, space and res; how many volumes may be censored.
+
+    Returns
+    -------
+    list of ScanFile
+        One a recording. Files in which XCP-D joined the runs of a task are left out.
+
+    Raises
+    ------
+    InputError
+        If a recording is there in several spaces. A recording of which no file holds ROIs of the
+        atlas says so when it is read.
+    """
+    folder = source.parent if source.is_file() else source
+    paths = [p for p in list_files(folder, ("_timeseries.tsv",)) if _SERIES.search(p.name)]
+    names = [parse_bids_name(path) for path in paths]
+    if source.is_file():
+        recording = parse_bids_name(source).recording
+        names = [name for name in names if name.recording == recording]
+    names = keep_wanted(names, options, source, ("task", "run", "space", "res"))
+    recordings: dict[tuple[Path, str], list[BidsName]] = {}
+    for name in names:
+        recordings.setdefault((name.path.parent, name.recording), []).append(name)
+    _leave_out_joined_runs(recordings)
+    found: list[ScanFile] = []
+    chosen: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for files in recordings.values():
+        by_atlas = _by_atlas(files)
+        there = tuple(sorted(by_atlas))
+        try:
+            if there not in chosen:
+                headers = {key: _columns_of(by_atlas[key]) for key in there}
+                where = f"recording {files[0].recording!r} in {files[0].path.parent}"
+                groups = choose_groups(headers, atlas, where=where)
+                chosen[there] = tuple(group.name for group in groups)
+            found.append(_describe([by_atlas[key] for key in chosen[there]], atlas, options))
+        except InputError as error:
+            found.append(_refused(files[0], str(error)))
+    return found
+
+
+def _leave_out_joined_runs(recordings: dict[tuple[Path, str], list[BidsName]]) -> None:
+    """Remove recordings that are the others put one behind the other."""
+    parts = {
+        (folder, re.sub(r"_(?:run|dir)-[^_]+", "", recording)): True
+        for folder, recording in recordings
+        if re.search(r"_(?:run|dir)-", recording)
+    }
+    for key in parts:
+        recordings.pop(key, None)
+
+
+def _by_atlas(files: Sequence[BidsName]) -> dict[str, BidsName]:
+    """Return the file of each atlas; refuse two of one."""
+    found: dict[str, BidsName] = {}
+    for name in files:
+        key = _atlas_of(name)
+        if key in found:
+            raise InputError(
+                f"recording {name.recording!r} is there twice: {found[key].path.name} and "
+                f"{name.path.name} in {name.path.parent}. Choose a space or resolution (--space, "
+                "--res), or move one of the files away."
+            )
+        found[key] = name
+    return found
+
+
+def _atlas_of(name: BidsName) -> str:
+    """Return the atlas in the name of a file."""
+    return name.get("seg") or name.get("atlas")
+
+
+def _columns_of(name: BidsName) -> tuple[str, ...]:
+    """Return the names of the columns of a file."""
+    try:
+        with name.path.open(encoding="utf-8-sig") as stream:
+            header = stream.readline().rstrip("\r\n").split("\t")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name.path} cannot be read: {error}.") from error
+    return _name_columns(tuple(cell.strip().strip('"') for cell in header), _atlas_of(name))
+
+
+def _name_columns(header: tuple[str, ...], atlas_name: str) -> tuple[str, ...]:
+    """Name the columns of the oldest files, which are numbered or have no names."""
+    numbered = all(re.fullmatch(r"[-+.\deE]+|n/a|nan|", cell) for cell in header)
+    if atlas_name == _OLD_SCHAEFER and len(header) == 400 and numbered:
+        return tuple(seventeen_network_names().values())
+    return header
+
+
+def _describe(files: Sequence[BidsName], atlas: Atlas, options: ReaderOptions) -> ScanFile:
+    """Join what the files beside a series say of it."""
+    main = files[0]
+    used = tuple(_atlas_of(name) for name in files)
+    known = look_beside(main, options)
+    return ScanFile(
+        scan=main.recording,
+        load=partial(_load, tuple(files), atlas, options),
+        source=str(main.path),
+        subject=main.subject,
+        session=main.session,
+        t_r=known.t_r,
+        motion=known.motion,
+        phenotypes={"share_scrubbed": known.share_censored, "xcpd_atlases": "+".join(used)},
+        notices=(*_tell_left_out(used, atlas), *known.notices),
+    )
+
+
+def _refused(name: BidsName, reason: str) -> ScanFile:
+    """Return a recording that cannot be used; the others may be."""
+    return ScanFile(
+        scan=name.recording,
+        load=partial(_refuse, reason),
+        source=str(name.path),
+        subject=name.subject,
+        session=name.session,
+        t_r=float("nan"),
+    )
+
+
+def _refuse(reason: str) -> NDArray[np.float64]:
+    """Say why a recording cannot be used."""
+    raise InputError(reason)
+
+
+def _tell_left_out(used: Sequence[str], atlas: Atlas) -> list[str]:
+    """Say what of the 4S atlas was not taken although the atlas has such regions."""
+    below = {"Subcortical", "Cerebellar"} & set(atlas.networks)
+    if not below or not used[0].startswith("4S"):
+        return []
+    tian = _TIAN in used
+    lacking = sorted(below - ({"Subcortical"} if tian else set()))
+    if not lacking:
+        return []
+    return [
+        f"The 56 regions of XCP-D's 4S atlas below the cortex are no ROIs of atlas {atlas.name!r} "
+        f"and were not used ({'' if tian else 'there is no Tian file beside it; '}missing: "
+        f"{', '.join(lacking)}). Networks without ROIs are masked; a smaller --min-coverage or an "
+        "atlas without them lets such scans in."
+    ]
+
+
+def _load(files: Sequence[BidsName], atlas: Atlas, options: ReaderOptions) -> NDArray[np.float64]:
+    """Read and join the files of a recording, shape (roi, time), at their true times."""
+    joined: NDArray[np.float64] | None = None
+    for name in files:
+        header, values = read_text_table(name.path, empty_cells=True)
+        if len(header) not in (0, len(values)):
+            raise InputError(
+                f"{name.path}: the header names {len(header)} columns, but there are "
+                f"{len(values)}. Copy the file from the output of XCP-D again."
+            )
+        columns = _name_columns(header or ("",) * len(values), _atlas_of(name))
+        match = match_labels(columns, atlas, where=str(name.path))
+        if match.n_found == 0:
+            refuse_unknown(match, columns, atlas, where=str(name.path))
+        positions = match.positions
+        if joined is None:
+            joined = np.full((len(atlas), values.shape[1]), np.nan)
+        elif joined.shape[1] != values.shape[1]:
+            raise InputError(
+                f"{name.path} has {values.shape[1]} volumes, but {files[0].path.name} beside it "
+                f"has {joined.shape[1]}. They are not of the same run of XCP-D; copy both again."
+            )
+        joined[positions >= 0] = values[positions[positions >= 0]]
+    if joined is None or np.isnan(joined).all():
+        raise InputError(f"{files[0].path} holds no ROI of atlas {atlas.name!r} with values.")
+    find_t_r(files[0])
+    return put_back(joined, files[0], options)

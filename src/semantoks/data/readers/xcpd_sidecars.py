@@ -1,0 +1,218 @@
+"""What XCP-D writes beside its series: outliers, motion, repetition time, and how it filtered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.data.bids import BidsName, parse_bids_name, read_json, read_t_r
+from semantoks.data.preprocessing import QualityError
+from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.readers.text_table import read_text_table
+from semantoks.data.retiming import fill_censored
+from semantoks.data.scan_table import check_t_r
+from semantoks.errors import InputError
+
+_CENSORED: Final = "framewise_displacement"
+
+
+class Beside(NamedTuple):
+    """What is known of a recording before its series are read.
+
+    Parameters
+    ----------
+    t_r : float or None
+        Repetition time in seconds, None if no file says it, NaN if it cannot be read.
+    motion : float
+        Mean framewise displacement in mm, NaN if unknown.
+    share_censored : float
+        Share of volumes that were called outliers, NaN if unknown.
+    notices : tuple of str
+        What the user should know.
+    """
+
+    t_r: float | None
+    motion: float
+    share_censored: float
+    notices: tuple[str, ...]
+
+
+def look_beside(name: BidsName, options: ReaderOptions) -> Beside:
+    """Read what lies beside a series; what cannot be read is complained of when it is loaded.
+
+    Parameters
+    ----------
+    name : BidsName
+        The series.
+    options : ReaderOptions
+        Their band tells whether the user knows how the series were filtered.
+
+    Returns
+    -------
+    Beside
+        What there is.
+    """
+    notices: list[str] = []
+    t_r: float | None = float("nan")
+    motion = share = float("nan")
+    try:
+        t_r = find_t_r(name)
+        notices += _tell_band(_read_sidecars_of_images(name), options)
+        motion = _read_motion(name)
+        censoring = _read_censoring(name)
+    except InputError:
+        return Beside(t_r, motion, share, ())
+    if censoring is None:
+        notices.append(
+            "There is no _outliers.tsv beside the series of XCP-D, so nothing tells whether "
+            "volumes were cut out; they were taken as contiguous."
+        )
+    else:
+        share = 1.0 - float(censoring.kept.mean())
+    return Beside(t_r, motion, share, tuple(notices))
+
+
+def find_t_r(name: BidsName) -> float | None:
+    """Return the repetition time; the sampling frequency "TR" alone does not say it.
+
+    Parameters
+    ----------
+    name : BidsName
+        The series.
+
+    Returns
+    -------
+    float or None
+        In seconds, from the sidecar of the series or of the denoised image.
+
+    Raises
+    ------
+    InputError
+        If it is none, or a sidecar cannot be read.
+    """
+    t_r = read_t_r(name)
+    value = None if t_r is not None else _read_sidecars_of_images(name).get("RepetitionTime")
+    if value is None:
+        return t_r
+    return check_t_r(value, f"RepetitionTime in the JSON files beside {name.path}")
+
+
+def put_back(
+    series: NDArray[np.float64], name: BidsName, options: ReaderOptions
+) -> NDArray[np.float64]:
+    """Put volumes that XCP-D cut out back, if it did.
+
+    Parameters
+    ----------
+    series : ndarray of shape (roi, time)
+        The series as they are in the file.
+    name : BidsName
+        The file.
+    options : ReaderOptions
+        What share of the volumes may be outliers.
+
+    Returns
+    -------
+    ndarray of float64, shape (roi, time)
+        Contiguous in time.
+
+    Raises
+    ------
+    InputError
+        If the number of volumes fits neither all rows of the table of outliers nor those kept.
+    QualityError
+        If too many volumes are outliers.
+    """
+    censoring = _read_censoring(name)
+    if censoring is None:
+        return series
+    n_all, n_kept = len(censoring.kept), int(censoring.kept.sum())
+    if series.shape[1] not in (n_all, n_kept):
+        raise InputError(
+            f"{name.path} has {series.shape[1]} volumes, but {censoring.path.name} has {n_all} "
+            f"rows, of which {n_kept} are no outliers; one of these numbers was expected. They are "
+            "not of the same run of XCP-D; copy both again."
+        )
+    if n_kept < (1.0 - options.max_scrubbed) * n_all:
+        raise QualityError(
+            f"{n_all - n_kept} of {n_all} volumes are outliers by {censoring.path.name}, but at "
+            f"most {options.max_scrubbed:.0%} may be.",
+            "short",
+        )
+    return series if series.shape[1] == n_all else fill_censored(series, censoring.kept)
+
+
+class _Censoring(NamedTuple):
+    """Which volumes XCP-D called outliers, and the file that says so."""
+
+    kept: NDArray[np.bool_]
+    path: Path
+
+
+def _tell_band(images: dict[str, Any], options: ReaderOptions) -> list[str]:
+    """Say in which band XCP-D filtered the series, unless the user knows."""
+    filters = images.get("SoftwareFilters")
+    band = filters.get("Bandpass filter") if isinstance(filters, dict) else None
+    if filters is not None and not isinstance(band, dict):
+        return []
+    said = band or {}
+    low, high = said.get("High-pass cutoff (Hz)", 0.01), said.get("Low-pass cutoff (Hz)", 0.08)
+    if options.band == (low, high):
+        return []
+    sure = "XCP-D band-passed" if band else "XCP-D band-passes, unless it was told otherwise,"
+    return [
+        f"{sure} these series to {low} to {high} Hz. Say so, and they are not filtered twice: "
+        f"--filtered-before {low} {high}."
+    ]
+
+
+def _siblings(name: BidsName, suffix: str) -> list[BidsName]:
+    """Return the files of a recording with another suffix, those without a desc first."""
+    folder = name.path.parent
+    found = [parse_bids_name(path) for path in folder.glob(f"{name.recording}*_{suffix}")]
+    same = [other for other in found if other.recording == name.recording]
+    return sorted(same, key=lambda other: (bool(other.get("desc")), other.path.name))
+
+
+def _read_censoring(name: BidsName) -> _Censoring | None:
+    """Read which volumes were outliers; None if no file says it."""
+    found = _siblings(name, "outliers.tsv")
+    if not found:
+        return None
+    path = found[0].path
+    column = _read_column(path)
+    if column is None or not np.isin(column, (0.0, 1.0)).all():
+        raise InputError(
+            f"{path} is no table of outliers: a column {_CENSORED!r} of zeros and ones was "
+            "expected. Copy it from the output of XCP-D again."
+        )
+    return _Censoring(column == 0.0, path)
+
+
+def _read_motion(name: BidsName) -> float:
+    """Return the mean framewise displacement in mm, NaN if no file says it."""
+    found = _siblings(name, "motion.tsv")
+    column = _read_column(found[0].path) if found else None
+    if column is None or not np.isfinite(column).any():
+        return float("nan")
+    return float(np.nanmean(column))
+
+
+def _read_column(path: Path) -> NDArray[np.float64] | None:
+    """Return the framewise displacement of a table, None if it has no such column."""
+    table = read_text_table(path, empty_cells=True)
+    header = [cell.strip('"') for cell in table.header]
+    return table.values[header.index(_CENSORED)] if _CENSORED in header else None
+
+
+def _read_sidecars_of_images(name: BidsName) -> dict[str, Any]:
+    """Read what XCP-D wrote beside the denoised images of a recording."""
+    content: dict[str, Any] = {}
+    for other in _siblings(name, "bold.json"):
+        if other.get("desc") in {"denoised", "residual"}:
+            content |= read_json(other.path)
+    own = name.path.with_suffix(".json")
+    return content | read_json(own) if own.is_file() else content

@@ -1,0 +1,41 @@
+"""Sums over the voxels or vertices of every ROI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def sum_rois(
+    values: NDArray[np.floating[Any]], members: NDArray[np.integer[Any]], n_rois: int
+) -> NDArray[np.float64]:
+    """Sum the series of the elements of every ROI.
+
+    Parameters
+    ----------
+    values : ndarray of shape (element, time)
+        Series of voxels or vertices.
+    members : ndarray of int, shape (element,)
+        Position of the ROI of each element.
+    n_rois : int
+        Number of ROIs.
+
+    Returns
+    -------
+    ndarray of float64, shape (roi, time)
+        Sums; zero for ROIs without elements.
+
+    Examples
+    --------
+    >>> sum_rois(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 1, 2]), 3)
+    array([[0., 0.],
+           [4., 6.],
+           [5., 6.]])
+    """
+    from scipy.sparse import csr_array
+
+    n = len(members)
+    weights = csr_array((np.ones(n), (members, np.arange(n))), shape=(n_rois, n))
+    return np.asarray(weights @ values, dtype=np.float64)
