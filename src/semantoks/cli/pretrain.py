@@ -26,6 +26,10 @@ def pretrain(
     data: Path,
     out: Path,
     recipe: str | None = None,
+    subjects: Path | None = None,
+    split: Path | None = None,
+    repeat: int = 0,
+    fold: str | None = None,
     set: Annotated[list[str] | None, Parameter(name="--set")] = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bf16", "fp16"] | None = None,
@@ -49,6 +53,14 @@ def pretrain(
         Run folder; it must not exist unless --resume.
     recipe : str
         paper (default), tiny, or a YAML file such as another run's config.yaml.
+    subjects : Path
+        List of the people to pretrain on, one a line or a table with a column subject.
+    split : Path
+        File of splits of evaluate: only people of whom no scan is in the test part of one of them.
+    repeat : int
+        Which repeat of these splits.
+    fold : str
+        Which fold of it, where it has several.
     set : list of str
         Changes such as optimization.epochs=20; may be given many times.
     device : str
@@ -81,21 +93,45 @@ def pretrain(
     if dry_run and resume:
         raise ConfigurationError("--dry-run and --resume exclude each other; choose one.")
     store = Store.open(data)
+    chosen = _chosen(store, subjects, split, repeat, fold)
+    part = [] if subjects is None else ["--subjects", str(subjects)]
+    if split is not None:
+        part = ["--split", str(split), "--repeat", str(repeat)]
+        part += [] if fold is None else ["--fold", fold]
     if devices > 1:
         from semantoks.training.launch import check_devices, launch
 
         check_devices(devices, configuration.device)
         words = ["pretrain", "--data", str(data), "--out", str(out), "--recipe", recipe]
         words += [word for setting in set or [] for word in ("--set", setting)]
-        words += [] if device is None else ["--device", device]
+        words += [*part, *([] if device is None else ["--device", device])]
         words += [] if precision is None else ["--precision", precision]
         words += ["--resume"] * resume + ["--dry-run"] * dry_run
         return launch([*words, *output.words()], devices)
     with join() as ranks:
         output = output if ranks.first else replace(output, quiet=True, json=False)
         if dry_run:
-            return _forecast(store, out, configuration, ranks, output)
-        return _pretrain(store, out, configuration, ranks, output, resume=resume)
+            return _forecast(chosen, out, configuration, ranks, output)
+        return _pretrain(chosen, out, configuration, ranks, output, resume=resume, part=part)
+
+
+def _chosen(
+    store: Store, subjects: Path | None, split: Path | None, repeat: int, fold: str | None
+) -> Store:
+    """Take the people to pretrain on; all where no list and no split is given."""
+    if subjects is not None and split is not None:
+        raise ConfigurationError("--subjects and --split exclude each other; choose one.")
+    if split is None and (repeat or fold is not None):
+        raise ConfigurationError("--repeat and --fold choose among splits; give --split FILE too.")
+    if subjects is not None:
+        from semantoks.data.selection import read_subjects, select_subjects
+
+        return select_subjects(store, read_subjects(subjects))
+    if split is not None:
+        from semantoks.evaluation.training_people import people_to_train_on
+
+        return people_to_train_on(store, split, repeat=repeat, fold=fold)
+    return store
 
 
 def _changes(settings: list[str], **flags: str | None) -> dict[str, Any]:
@@ -122,6 +158,7 @@ def _pretrain(
     output: Output,
     *,
     resume: bool,
+    part: list[str],
 ) -> int:
     """Run, and say how it ended."""
     from semantoks.training.pretraining import Pretraining
@@ -147,7 +184,10 @@ def _pretrain(
     if ended.status == "interrupted":
         output.say(
             f"Stopped after step {ended.step} of {ended.steps}; saved in {out / 'checkpoints'}. "
-            f"Go on with: semantoks pretrain --data {store.path} --out {out} --resume"
+            "Go on with: "
+            + " ".join(
+                ["semantoks pretrain --data", f"{store.path} --out {out}", *part, "--resume"]
+            )
         )
         return INTERRUPTED
     output.say(f"The teacher is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")

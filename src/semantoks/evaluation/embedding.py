@@ -230,7 +230,7 @@ def embedding_provenance(
         },
         "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
         "model": {**encoder.arguments, "weights_sha256": digest.hexdigest()},
-        "trained_on": encoder.provenance.get("store", {}).get("fingerprint"),
+        "trained_on": _trained_on(encoder),
         "windows": windows,
         "features": features,
         "window": window_length(encoder, window),
@@ -330,3 +330,11 @@ def _near(a: float | None, b: float | None, factor: float) -> bool:
     if a is None or b is None:
         return a is b
     return max(a, b) <= min(a, b) * factor * (1 + 1e-9)
+
+
+def _trained_on(encoder: SemantoksEncoder) -> str | None:
+    """Return the fingerprint of the store that the encoder learned from, if it did."""
+    if encoder.provenance.get("steps") == 0:
+        return None
+    fingerprint = encoder.provenance.get("store", {}).get("fingerprint")
+    return None if fingerprint is None else str(fingerprint)

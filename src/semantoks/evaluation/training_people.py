@@ -1,0 +1,64 @@
+"""Whom a model may be pretrained on so that it has never seen the people that test it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from semantoks.data.selection import Selection, select_scans
+from semantoks.data.store import Store
+from semantoks.errors import InputError
+from semantoks.evaluation.split_table import named_splits, read_record
+from semantoks.evaluation.splits import subjects_of
+
+
+def people_to_train_on(
+    store: Store, path: Path, *, repeat: int = 0, fold: str | None = None
+) -> Selection:
+    """Take everybody of a store but the people who are tested by a split.
+
+    People of the store who are in no part of the split are taken too: nothing is tested on them.
+
+    Parameters
+    ----------
+    store : Store
+        The cohort.
+    path : Path
+        File of splits, as `evaluate` and `write_splits` write it.
+    repeat : int
+        Number of the repetition.
+    fold : str, optional
+        Number of the fold, or the site that is left out; needed where a repeat has several.
+
+    Returns
+    -------
+    Selection
+        Scans of all other people.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or was changed, there is no such split or more than one, or it is
+        of other scans.
+    """
+    record = read_record(path)
+    known = named_splits(record, path)
+    found = [s for s in known if s.repeat == repeat and fold in (None, s.fold)]
+    if len(found) != 1:
+        there = ", ".join(f"repeat {s.repeat} fold {s.fold}" for s in known[:6])
+        raise InputError(
+            f"{path} holds {len(found)} splits with repeat {repeat}"
+            + ("" if fold is None else f" and fold {fold}")
+            + f", but one was expected; it has {len(known)}: {there}. Give --repeat and --fold."
+        )
+    scans = store.scans["scan"].astype(str).to_numpy()
+    tested = np.isin(scans, found[0].parts["test"])
+    if tested.sum() != len(found[0].parts["test"]):
+        absent = sorted(set(found[0].parts["test"]) - {*scans})
+        raise InputError(
+            f"{len(absent)} scan(s) of {path} are not in {store.path}, the first is {absent[0]!r}. "
+            "Give the splits of this store."
+        )
+    people = subjects_of(store.scans)
+    return select_scans(store, np.flatnonzero(~np.isin(people, people[tested])))
