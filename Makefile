@@ -12,7 +12,7 @@ unexport OMP_NUM_THREADS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow format clean
+.PHONY: help demo test test-slow benchmark format clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -32,6 +32,9 @@ test: $(READY)  ## set up, then check format, lint, types, imports, docstrings, 
 
 test-slow: $(READY)  ## the longer proofs
 	$(BIN)/pytest -n $(WORKERS) -m slow
+
+benchmark: $(READY)  ## measure everything that is said to be fast beside a plain path
+	$(BIN)/python benchmarks/all.py --json benchmark.json
 
 format: $(READY)  ## put the code into the house's form
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The plain path: what a pretraining step computes, written down without any trick.
+"""The plain path: what is computed, written down without any trick.
 
 Depthwise convolutions a network, every token of every window, attention spelled out, one window
 after the other, boolean gathers, AdamW and the teacher parameter by parameter. It works on the
@@ -7,12 +7,20 @@ modules of the package, so that fast and plain have the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from semantoks.data.store import Store
+from semantoks.evaluation.ridge import PENALTIES
+from semantoks.evaluation.splits import Split
 from semantoks.model.encoder import Encoding, SemantoksEncoder, patch_positions
 from semantoks.model.layers import Block
 from semantoks.model.synchrony import FLOOR
@@ -153,3 +161,26 @@ def step(
         for theirs, ours in pairs:
             theirs.mul_(0.99).add_(ours, alpha=0.01)
     return float(total.detach())
+
+
+def windows(
+    store: Store, scans: NDArray[np.int64], starts: NDArray[np.int64], length: int
+) -> NDArray[np.float32]:
+    """Cut windows one by one, (window, roi, time)."""
+    cut = []
+    for scan, start in zip(scans, starts, strict=True):
+        first = store.offsets[scan] + start
+        cut.append(store.samples[first : first + length].T.astype(np.float32))
+    return np.stack(cut)
+
+
+def ridge_predictions(
+    features: NDArray[np.float64], truth: NDArray[np.float64], splits: Sequence[Split]
+) -> list[NDArray[np.float64]]:
+    """Predict the test part of every split by scikit-learn, a split after the other."""
+    predicted = []
+    for split in splits:
+        model = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
+        model.fit(features[split.train], truth[split.train])
+        predicted.append(model.predict(features[split.test]))
+    return predicted

@@ -1,5 +1,8 @@
 """A pretraining step and embedding, plain beside fast, alternating, in one process.
 
+With --compile, blocks and tokenizers through torch.compile too, which needs a C++ compiler and
+takes minutes before the first step.
+
 Example:
     python benchmarks/step.py --size paper --steps 5 --json step.json
 """
@@ -8,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
+import functools
 import json
+import math
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,7 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import plain
 from semantoks.data.atlas import Atlas
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.layers import Head
+from semantoks.model.layers import Block, Head
+from semantoks.model.tokenizer import NetworkTokenizer
 from semantoks.objective.distillation import Distillation
 from semantoks.training.config import MasksConfig, OptimizationConfig
 from semantoks.training.optimization import Schedule, make_optimizer, optimizer_step
@@ -35,9 +43,11 @@ from semantoks.training.precision import autocast, kept_memory
 from semantoks.training.views import draw_masks
 
 CPU = torch.device("cpu")
-SIZES = {"paper": (768, 8, 32), "small": (192, 4, 64)}
+SIZES = {"paper": (768, 8, 32), "small": (192, 4, 64), "mini": (64, 2, 8)}
 WINDOWS = 64
+COMPILED = " compiled"
 Work = Callable[[], object]
+Tasks = Mapping[str, tuple[int, Mapping[str, Work]]]
 
 
 class Timed(NamedTuple):
@@ -54,9 +64,9 @@ class Timed(NamedTuple):
 
 
 class Bench:
-    """The tasks of one size; both paths work on the same weights."""
+    """The tasks of one size; all paths begin with the same weights."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(self, size: str, *, compiled: bool = False) -> None:
         dim, depth, self.batch = SIZES[size]
         torch.manual_seed(0)
         atlas = Atlas.load("schaefer400-tian3-buckner7")
@@ -65,20 +75,25 @@ class Bench:
         generator = torch.Generator().manual_seed(1)
         self.masks = draw_masks(self.batch, 9, 5, MasksConfig(), generator)
         self.plain_optimizer = plain.make_optimizer(self.model)
-        self.optimizer = make_optimizer(self.model.student, OptimizationConfig())
+        self.models = {"": self.model} | ({COMPILED: compile_parts(self.model)} if compiled else {})
+        self.optimizers = {
+            name: make_optimizer(model.student, OptimizationConfig())
+            for name, model in self.models.items()
+        }
         self.now = Schedule(1e-4, 0.05, 0.99, 0.0)
 
     def plain_step(self, masks: Tensor | None) -> None:
         """Step as one would write it down."""
         plain.step(self.model, self.plain_optimizer, self.views, masks)
 
-    def step(self, masks: Tensor | None, precision: str) -> None:
+    def step(self, masks: Tensor | None, precision: str, how: str = "") -> None:
         """Step as the package does."""
+        model = self.models[how]
         with autocast(precision, CPU):
-            total = self.model(self.views, masks).total
+            total = model(self.views, masks).total
         total.backward()
-        optimizer_step(self.optimizer, self.now, clip=1.0)
-        self.model.update_teacher(0.99)
+        optimizer_step(self.optimizers[how], self.now, clip=1.0)
+        model.update_teacher(0.99)
 
     @torch.no_grad()  # as fast as inference_mode, and its products can be counted
     def plain_embed(self) -> None:
@@ -87,38 +102,45 @@ class Bench:
         plain.encode(self.model.teacher.encoder, windows)
 
     @torch.no_grad()  # as fast as inference_mode, and its products can be counted
-    def embed(self, precision: str) -> None:
+    def embed(self, precision: str, how: str = "") -> None:
         """Encode windows as the package does."""
         with autocast(precision, CPU):
-            self.model.teacher.encoder(self.views.flatten(0, 1)[:WINDOWS])
+            self.models[how].teacher.encoder(self.views.flatten(0, 1)[:WINDOWS])
 
-    def tasks(self) -> dict[str, tuple[int, dict[str, Work]]]:
+    def tasks(self) -> Tasks:
         """Name the tasks: samples a call, and the paths."""
-        steps = {
-            name: (
-                self.batch,
-                {
-                    "plain": lambda m=masks: self.plain_step(m),
-                    "float32": lambda m=masks: self.step(m, "float32"),
-                    "bf16": lambda m=masks: self.step(m, "bf16"),
-                },
-            )
-            for name, masks in (("masked step", self.masks), ("unmasked step", None))
-        }
-        embedding: dict[str, Work] = {
-            "plain": self.plain_embed,
-            "float32": lambda: self.embed("float32"),
-            "bf16": lambda: self.embed("bf16"),
-        }
-        return {**steps, "embedding": (WINDOWS, embedding)}
+        ways = [(name, how) for how in self.models for name in ("float32", "bf16")]
+        tasks: dict[str, tuple[int, Mapping[str, Work]]] = {}
+        for name, masks in (("masked step", self.masks), ("unmasked step", None)):
+            works: dict[str, Work] = {"plain": functools.partial(self.plain_step, masks)}
+            for precision, how in ways:
+                works[precision + how] = functools.partial(self.step, masks, precision, how)
+            tasks[name] = (self.batch, works)
+        works = {"plain": self.plain_embed}
+        for precision, how in ways:
+            works[precision + how] = functools.partial(self.embed, precision, how)
+        return tasks | {"embedding": (min(WINDOWS, 2 * self.batch), works)}
 
 
-def alternate(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
+def compile_parts(model: Distillation) -> Distillation:
+    """Copy a model and compile its blocks and the tokenizers of its networks."""
+    # A network has a number of ROIs of its own, and student and teacher differ in gradients.
+    torch._dynamo.config.recompile_limit = 64
+    compiled = copy.deepcopy(model)
+    for module in compiled.modules():
+        if isinstance(module, Block | NetworkTokenizer):
+            module.compile()
+    return compiled
+
+
+def alternate(
+    works: Mapping[str, Work], repeats: int, *, kept: bool = True
+) -> dict[str, list[float]]:
     """Time works in turn; all but the plain one run as a run does, in memory that is kept."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            with contextlib.nullcontext() if name == "plain" else kept_memory(CPU):
+            with kept_memory(CPU) if kept and name != "plain" else contextlib.nullcontext():
                 if name != "plain":
                     work()  # not timed: a run has its memory from the step before
                 began = time.perf_counter()
@@ -147,28 +169,52 @@ def count_gflop(work: Work) -> float:
 
 def peak_gb(size: str, task: str, path: str) -> float:
     """Do a work twice in a process of its own and ask for its largest resident memory."""
+    if path.endswith(COMPILED):  # the compiler's memory would be what is measured
+        return float("nan")
     words = [sys.executable, __file__, "--size", size, "--only", f"{task}/{path}"]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
-def measure(size: str, repeats: int, *, memory: bool) -> tuple[list[Timed], dict[str, float]]:
-    """Measure all tasks; a share is of the float32 rate, taken before and after."""
-    bench = Bench(size)
-    before = matrix_rates(repeats)
+def measure_tasks(
+    tasks: Tasks,
+    repeats: int,
+    peak: Callable[[str, str], float] | None,
+    *,
+    kept: bool = True,
+) -> list[Timed]:
+    """Measure tasks; shares are left at 0."""
     found = []
-    for task, (samples, works) in bench.tasks().items():
-        products = {path: count_gflop(work) for path, work in works.items()}  # a first time
-        seconds = alternate(works, repeats)
-        medians = {path: statistics.median(taken) for path, taken in seconds.items()}
-        for path, median in medians.items():
-            pairs = zip(seconds["plain"], seconds[path], strict=True)
+    for task, (samples, works) in tasks.items():
+        own = {path: work for path, work in works.items() if not path.endswith(COMPILED)}
+        products = {path: count_gflop(work) for path, work in own.items()}  # a first time
+        for path in works.keys() - own.keys():
+            began = time.perf_counter()
+            works[path]()
+            seconds = time.perf_counter() - began
+            print(f"{task} {path}: first call {seconds:.0f} s", file=sys.stderr, flush=True)
+            products[path] = products[path.removesuffix(COMPILED)]
+        taken = alternate(works, repeats, kept=kept)
+        for path, seconds_of in taken.items():
+            median = statistics.median(seconds_of)
+            pairs = zip(taken["plain"], seconds_of, strict=True)
             ratio = statistics.median(slow / fast for slow, fast in pairs)
-            peak = peak_gb(size, task, path) if memory else float("nan")
+            memory = peak(task, path) if peak else float("nan")
             found.append(
-                Timed(task, path, samples / median, ratio, median, products[path], 0.0, peak)
+                Timed(task, path, samples / median, ratio, median, products[path], 0.0, memory)
             )
             print(f"{task} {path}: {median:.2f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def measure(
+    size: str, repeats: int, *, memory: bool, compiled: bool = False
+) -> tuple[list[Timed], dict[str, float]]:
+    """Measure all tasks; a share is of the float32 rate, taken before and after."""
+    before = matrix_rates(repeats)
+    tasks = Bench(size, compiled=compiled).tasks()
+    peak = functools.partial(peak_gb, size) if memory else None
+    found = measure_tasks(tasks, repeats, peak)
     rates = {name: max(rate, before[name]) for name, rate in matrix_rates(repeats).items()}
     shared = [t._replace(share=t.gflop / t.seconds / rates["float32"]) for t in found]
     return shared + mean_steps(shared), rates
@@ -178,7 +224,7 @@ def mean_steps(found: list[Timed]) -> list[Timed]:
     """Average masked and unmasked steps, as a run does them half and half."""
     by = {(t.task, t.path): t for t in found}
     rows: list[Timed] = []
-    for path in ("plain", "float32", "bf16"):
+    for path in dict.fromkeys(t.path for t in found):
         a, b = by["masked step", path], by["unmasked step", path]
         seconds = (a.seconds + b.seconds) / 2
         gflop = (a.gflop + b.gflop) / 2
@@ -201,6 +247,26 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def machine() -> str:
+    """Say what was measured on."""
+    return f"{os.cpu_count()} cores of {processor()}, {torch.get_num_threads()} threads"
+
+
+def print_table(found: list[Timed]) -> None:
+    """Print what was measured; a task without matrix products of PyTorch has no share."""
+    heads = f"{'a second':>10}{'ratio':>8}{'GFLOP':>8}{'share':>7}{'GB':>6}"
+    print(f"{'task':<24}{'path':<18}{heads}")
+    for t in found:
+        products = f"{t.gflop:>8.0f}{t.share:>7.0%}" if t.gflop else f"{'-':>8}{'-':>7}"
+        peak = "-" if math.isnan(t.peak_gb) else f"{t.peak_gb:.1f}"
+        print(f"{t.task:<24}{t.path:<18}{t.a_second:>10.4g}{t.ratio:>7.2f}x{products}{peak:>6}")
+
+
+def rows_for_json(found: list[Timed]) -> list[dict[str, object]]:
+    """Make rows for JSON, which has no word for NaN."""
+    return [t._asdict() | {"peak_gb": None if math.isnan(t.peak_gb) else t.peak_gb} for t in found]
+
+
 def only(size: str, name: str) -> None:
     """Do one work twice and print the peak of memory in GB."""
     task, _, path = name.partition("/")
@@ -218,6 +284,7 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=5, help="times that each path is measured")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -225,24 +292,22 @@ def main() -> None:
     if options.only:
         only(options.size, options.only)
         return
-    found, rates = measure(options.size, options.steps, memory=not options.no_memory)
+    if options.compile and not (shutil.which("g++") or shutil.which("clang++")):
+        parser.error("--compile needs a C++ compiler, g++ or clang++; none was found.")
+    found, rates = measure(
+        options.size, options.steps, memory=not options.no_memory, compiled=options.compile
+    )
     dim, depth, batch = SIZES[options.size]
-    machine = f"{os.cpu_count()} cores of {processor()}, {torch.get_num_threads()} threads"
-    print(f"{options.size}: width {dim}, depth {depth}, 457 ROIs, batch {batch}; {machine}")
+    print(f"{options.size}: width {dim}, depth {depth}, 457 ROIs, batch {batch}; {machine()}")
     print(f"matrix products: {', '.join(f'{k} {v:.0f} GFLOP/s' for k, v in rates.items())}\n")
-    print(f"{'task':<15}{'path':<9}{'a second':>9}{'ratio':>7}{'GFLOP':>8}{'share':>7}{'GB':>6}")
-    for t in found:
-        print(
-            f"{t.task:<15}{t.path:<9}{t.a_second:>9.2f}{t.ratio:>6.2f}x{t.gflop:>8.0f}"
-            f"{t.share:>7.0%}{t.peak_gb:>6.1f}"
-        )
+    print_table(found)
     if options.json:
         content = {
             "size": options.size,
-            "machine": machine,
+            "machine": machine(),
             "torch": torch.__version__,
             "gflop_per_second": rates,
-            "rows": [t._asdict() for t in found],
+            "rows": rows_for_json(found),
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
