@@ -34,6 +34,7 @@ def sited(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Return people whose diagnosis goes with the site; their series are noise."""
     atlas = Atlas.from_networks({"Vis": 3, "Cont": 2}, name="tiny")
     random = np.random.default_rng(0)
+    twin = random.standard_normal((5, 40))
     path: Path = tmp_path_factory.mktemp("audit") / "store"
     with StoreWriter(path, atlas, Preprocessing(min_samples=20), {}) as writer:
         for person in range(120):
@@ -44,7 +45,7 @@ def sited(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 "age": float(random.uniform(8, 40)),
             }
             recording = Recording(
-                random.standard_normal((5, 40)).astype(np.float32),
+                (twin if person in (5, 7) else random.standard_normal((5, 40))).astype(np.float32),
                 t_r=(2.0, 2.0, 3.0)[site],
                 atlas=atlas,
                 scan=f"{person:03d}",
@@ -155,8 +156,8 @@ def test_people_who_were_seen_are_named(sited, found):
     assert list(seen["subject"]) == [f"{i:03d}" for i in range(0, 120, 4)]
     assert set(found.scans.query("model == 'old'")["seen"]) == {"unknown"}
     assert found.settings["contamination"]["model"]["n_seen"] == 30
-    assert "trained on the people of 30 of 120 scans" in found.warnings[0]
-    assert "not known whom model old was trained on" in found.warnings[1]
+    assert "trained on the people of 30 of 120 scans" in found.warnings[1]
+    assert "not known whom model old was trained on" in found.warnings[2]
     same = audit(
         sited,
         {},
@@ -169,6 +170,12 @@ def test_people_who_were_seen_are_named(sited, found):
         "n_seen": 120,
         "n_scans": 120,
     }
+
+
+def test_a_recording_under_two_ids_is_named(found):
+    assert found.settings["same_recordings"] == [["005", "007"]]
+    assert "1 pair(s) of scans" in found.warnings[0]
+    assert "005 and 007" in found.warnings[0]
 
 
 def test_nothing_to_audit_is_said(store, monkeypatch):

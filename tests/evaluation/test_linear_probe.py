@@ -213,3 +213,23 @@ def test_what_cannot_be_probed_is_refused():
     for wrong in ({"rates": ()}, {"rates": (0.1, -1)}, {"epochs": 0}, {"class_weight": "some"}):
         with pytest.raises(ConfigurationError):
             probed(windows, CLASSES, [split], settings=QUICK._replace(**wrong))
+
+
+def test_rate_that_diverges_is_never_chosen():
+    windows = windows_of(np.random.default_rng(8), 2 * np.eye(3)[CLASSES])
+    (split,) = splits_of(CLASSES, 1)
+    settings = QUICK._replace(rates=(1e30, 0.01), epochs=3)
+    (fold,) = probed(windows, CLASSES, [split], settings=settings)
+    assert fold.chosen["learning_rate"] == 0.01
+    assert np.isfinite(fold.score).all()
+    with pytest.raises(InputError, match="diverged at every rate"):
+        probed(windows, CLASSES, [split], settings=settings._replace(rates=(1e30,)))
+
+
+def test_kind_that_is_none_is_refused():
+    windows = windows_of(np.random.default_rng(9))
+    with pytest.raises(ConfigurationError, match="not 'ranking'"):
+        LinearProbe("ranking").fit(windows, CLASSES, validation=(windows, CLASSES))
+    (split,) = splits_of(CLASSES, 1)
+    with pytest.raises(ConfigurationError, match="not 'ranking'"):
+        probed(windows, CLASSES, [split], "ranking")

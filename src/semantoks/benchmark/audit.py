@@ -27,6 +27,7 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.audit import auditable, contamination
 from semantoks.evaluation.embedding_file import Embeddings
 from semantoks.evaluation.metrics import CONNECTIVITY
+from semantoks.evaluation.same_series import same_series
 from semantoks.files import new_folder
 
 Progress = Callable[[int, int, str], None]
@@ -47,8 +48,9 @@ class Audit:
     warnings : tuple of str
         What a reader of scores must know, a sentence or two each.
     settings : mapping
-        Association of site and target, contamination of every model, notes on what could not be
-        computed, and all that is needed to compute this again, as plain values.
+        Association of site and target, contamination of every model, pairs of scans of different
+        people that are the same recording, notes on what could not be computed, and all that is
+        needed to compute this again, as plain values.
     """
 
     table: pd.DataFrame
@@ -129,12 +131,14 @@ def audit(
         read_quantity(bench, quantity, methods, prepare)
     association = read_target(bench, target, methods) if target else None
     by_scan, models = _contamination(store, provenances or {})
+    twins = same_series(store)
     table = pd.DataFrame(bench.rows)
     settings = {
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
         "target": target,
         "site_and_target": association._asdict() if association else None,
         "contamination": models,
+        "same_recordings": [list(pair.scans) for pair in twins],
         "embeddings": {n: dict(e.provenance) or "unknown" for n, e in embeddings.items()},
         "regressed": list(quantities),
         "n_scans": len(scans),
@@ -147,7 +151,7 @@ def audit(
         "notes": bench.notes,
         "semantoks": semantoks.__version__,
     }
-    return Audit(table, by_scan, findings(table, target, association, models), settings)
+    return Audit(table, by_scan, findings(table, target, association, models, twins), settings)
 
 
 def write_audit(found: Audit, folder: str | Path) -> Path:

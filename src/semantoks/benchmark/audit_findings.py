@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
 
 from semantoks.evaluation.audit import Association
 from semantoks.evaluation.metrics import METRICS
+from semantoks.evaluation.same_series import SameSeries
 
 _CLEAR_P: Final = 0.01
 _SUGGESTIVE_P: Final = 0.05
@@ -27,6 +28,7 @@ def findings(
     target: str | None,
     association: Association | None,
     models: Mapping[str, Mapping[str, Any]],
+    twins: Sequence[SameSeries] = (),
 ) -> tuple[str, ...]:
     """Say what a reader of scores must know.
 
@@ -40,6 +42,8 @@ def findings(
         Of site and target.
     models : mapping
         Contamination by model: known, n_seen, n_scans.
+    twins : sequence of SameSeries
+        Scans of different people that are the same recording.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def findings(
         Warnings, the gravest first; none if there is nothing to warn of.
     """
     rows = table[table["metric"].isin([names[0] for names in METRICS.values()])]
-    found = [*_of_contamination(models)]
+    found = [*_of_twins(twins), *_of_contamination(models)]
     if target is not None:
         found += _of_confounds(rows, target, association)
         for method in rows.loc[rows["quantity"] == target, "method"].unique():
@@ -55,6 +59,17 @@ def findings(
                 found += _of_target(rows, target, str(method))
     found += _of_quantities(rows, target)
     return tuple(found)
+
+
+def _of_twins(twins: Sequence[SameSeries]) -> list[str]:
+    """Say which people are one."""
+    if not twins:
+        return []
+    first = " and ".join(twins[0].scans)
+    return [
+        f"{len(twins)} pair(s) of scans of different people are the same recording, such as "
+        f"{first}: a split may learn from one and test the other (--leave-out of probe)."
+    ]
 
 
 def _of_contamination(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.terminal import Output
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
 
 
 @app.command(sort_key=60)
@@ -27,6 +31,7 @@ def probe(
     classifier: Literal["ridge", "logistic"] = "ridge",
     seed: int = 0,
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
+    exclude_seen: Annotated[list[Path] | None, Parameter(name="--exclude-seen")] = None,
     output: Output = SILENT,
 ) -> None:
     """Read a target from the features, beside connectivity and a dummy on the same splits.
@@ -62,6 +67,8 @@ def probe(
     leave_out : list of str
         Scans that take no part, such as those of one recording under two names; may be given many
         times.
+    exclude_seen : list of Path
+        Runs or model folders: people that they were pretrained on take no part.
     output : Output
         How to speak.
     """
@@ -78,9 +85,11 @@ def probe(
             "two files of --embeddings have the same name, but the table names methods after "
             f"files: {', '.join(map(str, embeddings))}. Rename one."
         )
+    store = Store.open(data)
+    seen = _seen(store, exclude_seen or ())
     with output.progress(f"probing {target}") as advance:
         comparison = compare(
-            Store.open(data),
+            store,
             {name: read_embeddings(path) for name, path in zip(names, embeddings, strict=True)},
             target,
             kind=kind,
@@ -90,10 +99,29 @@ def probe(
             repeats=repeats,
             classifier=classifier,
             seed=seed,
-            leave_out=tuple(leave_out or ()),
+            leave_out=(*(leave_out or ()), *seen),
             progress=lambda done, total: advance(done, total, ""),
         )
     write_comparison(comparison, out)
     output.say(comparison_table(comparison))
+    if exclude_seen:
+        output.say(f"{len(seen)} scans of people that the models were trained on took no part.")
     output.say(f"Scores, predictions and splits are in {out}.")
     output.result({"out": str(out), "scores": comparison.table.to_dict(orient="records")})
+
+
+def _seen(store: Store, models: Sequence[Path]) -> list[str]:
+    """Name the scans of people that models were trained on."""
+    from semantoks.evaluation.audit import unseen
+    from semantoks.model.checkpoint import load_model
+
+    seen = set[str]()
+    for model in models:
+        fresh = unseen(load_model(model).provenance, store.scans, store.fingerprint, str(model))
+        seen |= {*store.scans.loc[~fresh, "scan"].astype(str)}
+    if len(seen) == len(store):
+        raise InputError(
+            "the models together were trained on all of these people: nobody is left if people "
+            "that they have seen are left out. Test on another cohort."
+        )
+    return sorted(seen)

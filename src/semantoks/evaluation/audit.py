@@ -173,7 +173,7 @@ def contamination(
 
 
 def unseen(
-    provenance: Mapping[str, Any], scans: pd.DataFrame, fingerprint: str
+    provenance: Mapping[str, Any], scans: pd.DataFrame, fingerprint: str, model: str = "the model"
 ) -> NDArray[np.bool_]:
     """Return the scans of people that a model was not trained on.
 
@@ -185,6 +185,8 @@ def unseen(
         The table of scans, with the column subject.
     fingerprint : str
         Fingerprint of the store of these scans.
+    model : str
+        What the model is called, for messages.
 
     Returns
     -------
@@ -199,14 +201,14 @@ def unseen(
     found = contamination(provenance, scans, fingerprint)
     if found.knowledge == "unknown":
         raise InputError(
-            "the model does not say whom it was trained on (no hashes of subjects in its "
+            f"{model} does not say whom it was trained on (no hashes of subjects in its "
             "provenance), so that people it has seen cannot be left out. Pretrain it again with "
             "this version, or compare without leaving people out."
         )
     if found.seen.all():
         how = "this very store" if found.knowledge == "all scans" else "all of these subjects"
         raise InputError(
-            f"the model was trained on {how}: nobody is left if people that it has seen are left "
+            f"{model} was trained on {how}: nobody is left if people that it has seen are left "
             "out. Test on another cohort, or pretrain on a part of this one."
         )
     return ~found.seen

@@ -144,10 +144,11 @@ class _Problem:
         self.center = taken.mean(axis=0, dtype=np.float64).astype(np.float32)
         taken -= self.center
         self.x = torch.from_numpy(taken)
-        self.items = [torch.from_numpy(np.searchsorted(used, g.rows)) for g in self.groups]
+        self.items = _table([np.searchsorted(used, g.rows) for g in self.groups])
         largest = max(batch_size(len(g.rows)) for g in self.groups)
         self.gathered = [self.x.new_empty(largest, self.x.shape[1]) for _ in self.groups]
         self.squares = self.x.new_empty(largest, self.x.shape[1])
+        self.ones = self.x.new_ones(1, largest)
 
     def _start(self, width: int, seed: int) -> None:
         """Set weights, velocities and running moments to where they start."""
@@ -179,6 +180,7 @@ class _Problem:
         kind = torch.int64 if self.kind == "classification" else torch.float32
         self.truth = torch.zeros(len(self.data), longest, dtype=kind)
         self.weights = torch.ones(len(self.data), longest)
+        self.weighted = any(d.weights is not None for d in self.data)
         for i, d in enumerate(self.data):
             self.truth[i, : len(d.truth)] = torch.as_tensor(d.truth, dtype=kind)
             if d.weights is not None:
@@ -194,8 +196,8 @@ class _Problem:
         """
         n, probes = len(batches), self.ends[len(batches) - 1]
         sizes = [len(b) for b in batches]
-        picked = [torch.from_numpy(b) for b in batches]
-        x, moments = self._gather(picked)
+        picked = _table(batches)
+        x, moments = self._gather(picked, sizes)
         of = self.group_of[:probes]
         mean, scale = moments.mean[of], (moments.variance + EPSILON).rsqrt()[of]
 
@@ -218,19 +220,19 @@ class _Problem:
         self._move(now, _Parameters(weight, total, gain, shift))
         self._remember(moments, sizes, n)
 
-    def _gather(self, picked: Sequence[Tensor]) -> tuple[list[Tensor], _Moments]:
+    def _gather(self, picked: Tensor, sizes: list[int]) -> tuple[list[Tensor], _Moments]:
         """Copy the windows of every batch and take mean and variance of each."""
-        totals = self.x.new_empty(2, len(picked), self.x.shape[1])
+        totals = self.x.new_empty(2, len(sizes), self.x.shape[1])
+        rows = self.items[: len(sizes)].gather(1, picked)
         x = []
-        for i, (items, positions) in enumerate(zip(self.items, picked, strict=False)):
-            n = len(positions)
-            batch = torch.index_select(self.x, 0, items[positions], out=self.gathered[i][:n])
-            share = batch.new_full((1, n), 1 / n)
+        for i, n in enumerate(sizes):
+            batch = torch.index_select(self.x, 0, rows[i, :n], out=self.gathered[i][:n])
+            share = self.ones[:, :n]
             torch.mm(share, batch, out=totals[0, i : i + 1])
             squares = torch.mul(batch, batch, out=self.squares[:n])
             torch.mm(share, squares, out=totals[1, i : i + 1])
             x.append(batch)
-        mean, square = totals
+        mean, square = totals.div_(torch.tensor(sizes)[:, None])
         return x, _Moments(mean, square.sub_(mean.square()).clamp_(min=0))
 
     def _spans(self, n: int) -> Iterator[tuple[int, slice]]:
@@ -242,10 +244,8 @@ class _Problem:
         """Apply the weights to the windows: (probe, rate, output, item)."""
         z = reading.new_zeros(*reading.shape[:3], max(sizes))
         for group, probes in self._spans(len(sizes)):
-            rows = reading[probes]
-            z[probes, ..., : sizes[group]] = torch.mm(rows.flatten(0, 2), x[group].T).view(
-                *rows.shape[:3], -1
-            )
+            heard = torch.mm(reading[probes].flatten(0, 2), x[group].T)
+            z[probes, ..., : sizes[group]] = heard.view(*z[probes].shape[:3], -1)
         return z
 
     def _backward(self, g: Tensor, x: Sequence[Tensor], sizes: list[int]) -> Tensor:
@@ -256,26 +256,25 @@ class _Problem:
             torch.mm(rows, x[group], out=a[probes].view(-1, a.shape[-1]))
         return a
 
-    def _loss_gradient(
-        self, z: Tensor, picked: Sequence[Tensor], sizes: list[int], of: Tensor
-    ) -> Tensor:
+    def _loss_gradient(self, z: Tensor, picked: Tensor, sizes: list[int], of: Tensor) -> Tensor:
         """Gradient of the mean loss over the batch; 0 beyond the end of a short batch."""
-        items = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
-        inside = torch.zeros(len(sizes), max(sizes))
-        for i, p in enumerate(picked):
-            items[i, : len(p)] = p
-            inside[i, : len(p)] = 1
-        truth = self.truth[: len(of)].gather(1, items[of])
-        weight = self.weights[: len(of)].gather(1, items[of]) * inside[of]
-        weight = (weight / weight.sum(1, keepdim=True))[:, None, None]
+        picked = picked[of]
+        truth = self.truth[: len(of)].gather(1, picked)[:, None, None]
+        weight: Tensor | float = 1 / sizes[0]
+        if self.weighted or len(set(sizes)) > 1:
+            inside = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
+            weight = self.weights[: len(of)].gather(1, picked) * inside[of]
+            weight = (weight / weight.sum(1, keepdim=True))[:, None, None]
         if self.kind == "regression":
-            return torch.sign(z - truth[:, None, None]) * weight
+            return torch.sign(z - truth).mul_(weight)
+        if z.shape[2] == 1:
+            return torch.sigmoid(z).sub_(truth).mul_(weight)
         if self.absent is not None:
             z = z.masked_fill(self.absent[: len(of)], -torch.inf)
-        hit = truth[:, None, None] == torch.arange(1, z.shape[2] + 1)[:, None]
+        hit = truth == torch.arange(1, z.shape[2] + 1)[:, None]
         # The first class has the logit 0.
-        share = torch.sigmoid(z) if z.shape[2] == 1 else F.softmax(F.pad(z, (0, 0, 1, 0)), 2)
-        return (share[:, :, -z.shape[2] :] - hit.to(z.dtype)) * weight
+        share = F.softmax(F.pad(z, (0, 0, 1, 0)), 2)[:, :, 1:]
+        return (share - hit.to(z.dtype)) * weight
 
     def _move(self, now: _Parameters, gradient: _Parameters) -> None:
         """Take the step of every rate: v = .9 v + g, w = w - rate v."""
@@ -320,6 +319,16 @@ class _Problem:
             torch.cat([first[:, None], first[:, None] + weight], 1),
             torch.cat([zero[:, None], zero[:, None] + bias], 1),
         )
+
+
+def _table(rows: Sequence[NDArray[np.intp]]) -> Tensor:
+    """Put rows of different lengths below one another, the shorter ones filled up with 0."""
+    if len({len(row) for row in rows}) == 1:
+        return torch.from_numpy(np.stack(rows))
+    table = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
+    for place, row in zip(table, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(table)
 
 
 def _numbers(values: Tensor) -> NDArray[np.float64]:

@@ -142,12 +142,17 @@ class TargetCoding:
         Returns
         -------
         ndarray of shape (candidate,)
-            Balanced accuracy, negative, or mean absolute error in the unit of the target.
+            Balanced accuracy, negative, or mean absolute error in the unit of the target; infinite
+            for a candidate that diverged.
         """
         guesses = [self.predict(one) for one in outputs]
         if self.kind == "classification":
-            return np.array([-float(balanced_accuracy(truth, guess)) for guess in guesses])
-        return np.array([float(mae(truth, guess)) for guess in guesses])
+            losses = np.array([-float(balanced_accuracy(truth, guess)) for guess in guesses])
+        else:
+            losses = np.array([float(mae(truth, guess)) for guess in guesses])
+        # The class of an output that is no number would be the first: a fair guess, but none.
+        losses[~np.isfinite(outputs).all(axis=(1, 2))] = np.inf
+        return losses
 
     def surprise(self, truth: NDArray[Any], outputs: NDArray[np.float64]) -> float:
         """Measure what decides between candidates that choices take for equal.
@@ -314,7 +319,16 @@ def encode_labels(
         Codes, or values.
     classes : ndarray or None
         Label of each code; None for regression.
+
+    Raises
+    ------
+    InputError
+        If a label is not known.
+    ConfigurationError
+        If the kind is unknown.
     """
+    if kind not in get_args(Kind):
+        raise ConfigurationError(f"kind is classification or regression, not {kind!r}.")
     first, second = np.asarray(y), np.asarray(other)
     if kind == "regression":
         return first.astype(np.float64), second.astype(np.float64), None
