@@ -87,6 +87,7 @@ WINDOW: Final = {"model__time_course_span": "window"}
 PLAIN: Final = {"views__roi_dropout": 0.0, "views__time_dropout": 0.0, "views__gain": 0.0}
 MODELS: Final[dict[str, Mapping[str, Any]]] = {
     "reference": REFERENCE,
+    "small": SMALL,
     "w8": courses(8, **WINDOW),
     "w16": courses(16, **WINDOW),
     "p8": courses(8),
@@ -109,6 +110,7 @@ MORE: Final = (
 )
 READ_OUTS: Final[dict[str, tuple[str, ...]]] = {
     "reference": ("mean+cls", "networks"),
+    "small": ("mean+cls", "networks"),
     "w8": (*TOKENS, *COURSES, *JOINED, *MORE),
     "w16": ("mean+cls", "networks", *COURSES, *JOINED),
     "w32": ("mean+cls", "networks", *COURSES, *JOINED),
@@ -140,7 +142,7 @@ def variants(models: list[str]) -> Iterator[Variant]:
     yield Variant("connectivity", True, "")
     yield Variant("log-connectivity", True, "")
     for model in models:
-        own = COURSES if model in UNTRAINED else ("mean+cls", *COURSES)
+        own: tuple[str, ...] = COURSES if model in UNTRAINED else ("mean+cls", *COURSES)
         for trained in (False,) if model in UNTRAINED else (False, True):
             for features in READ_OUTS.get(model, own):
                 yield Variant(model, trained, features)
@@ -379,8 +381,10 @@ def test(search: Search, scores: Scores, tasks: list[Task], tried: list[Variant]
     """Score what was chosen on validation parts, and what it is held against, on test parts."""
     known = {v.name: v for v in tried}
     for task in tasks:
-        models = [v for v in tried if v.features]  # a control is no description of the encoder
-        found = {v.name: scores.of(v.name, task.target, "validation") for v in models}
+        # A control is no description of an encoder.
+        names = [v.name for v in tried if v.features]
+        found = {name: scores.of(name, task.target, "validation") for name in names}
+        found = {name: by_seed for name, by_seed in found.items() if by_seed}
         chosen = known[max(found, key=lambda name: float(np.mean(list(found[name].values()))))]
         anew = [max(found, key=lambda name, s=s: found[name][s]) for s in SEEDS]
         asked: dict[str, dict[int, Variant]] = {
