@@ -452,7 +452,8 @@ def test_command_line_from_derivatives_to_store(study: Study, tmp_path: Path) ->
     table = tmp_path / "six.tsv"
     study.atlas.to_table().to_csv(table, sep="\t", index=False)
     words = ["prepare", str(study.folder), "--atlas", str(table), "--out", str(tmp_path / "store")]
-    words += ["--atlas-image", str(study.atlas_image), "--quiet", "--workers", "1"]
+    words += ["--atlas-image", str(study.atlas_image), "--quiet"]
+    words += ["--workers", "1", "--no-quality-page"]
     assert run(words) == 0
     store = Store.open(tmp_path / "store")
     assert store.scans["scan"].tolist() == ["sub-01_ses-1_task-rest_run-1"]
