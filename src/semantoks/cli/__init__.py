@@ -1,6 +1,6 @@
 """The command line: a verb a stage, a file a verb."""
 
-from semantoks.cli import demo, embed, info, models, prepare, pretrain, probe, report
+from semantoks.cli import demo, embed, info, models, prepare, pretrain, probe, quality, report
 from semantoks.cli.application import app, main, run
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "probe",
+    "quality",
     "report",
     "run",
 ]
