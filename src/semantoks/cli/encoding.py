@@ -168,7 +168,8 @@ def encode_recordings(
         embeddings = _encode(store, encoder, encoding, working, output)
         where = embeddings.provenance["store"] | {"path": str(place) if keep_store else None}
         provenance = {**embeddings.provenance, "store": where, "source": str(source)}
-        if not (place / PAGE).exists():
+        wanted = keep_store or not encoding.is_table
+        if wanted and not (place / PAGE).exists():
             draw_quality_page(place, output)
         _write(dataclasses.replace(embeddings, provenance=provenance), store, encoding)
     _say(embeddings, encoding, output, report)

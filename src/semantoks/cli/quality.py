@@ -37,12 +37,12 @@ def quality(store: Path, *, out: Path | None = None, output: Output = SILENT) ->
 
 
 def draw_quality_page(store: Path, output: Output) -> Path | None:
-    """Draw the page of a store that is just made, which must not be lost if that fails.
+    """Draw the page of a store into it; nothing else may be lost if that fails.
 
     Parameters
     ----------
     store : Path
-        The store.
+        The store, just made.
     output : Output
         How to speak.
 
@@ -57,8 +57,8 @@ def draw_quality_page(store: Path, output: Output) -> Path | None:
         if output.debug:
             traceback.print_exc()
         complain(
-            f"the page of quality could not be drawn ({type(error).__name__}: {error}). The store "
-            f"{store} is whole; to draw it again: semantoks quality {store}"
+            f"the page of quality could not be drawn ({type(error).__name__}: {error}); everything "
+            "else is done. To try it again on a store: semantoks quality STORE."
         )
         return None
 
