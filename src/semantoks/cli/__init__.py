@@ -1,5 +1,6 @@
 """The command line: a verb a stage, a file a verb."""
 
+<<<<<<< HEAD
 from semantoks.cli import (
     ablate,
     audit,
@@ -16,6 +17,9 @@ from semantoks.cli import (
     report,
     scale,
 )
+=======
+from semantoks.cli import demo, embed, info, models, prepare, pretrain, probe, quality, report
+>>>>>>> in
 from semantoks.cli.application import app, main, run
 
 __all__ = [
@@ -32,7 +36,11 @@ __all__ = [
     "prepare",
     "pretrain",
     "probe",
+<<<<<<< HEAD
     "reliability",
+=======
+    "quality",
+>>>>>>> in
     "report",
     "run",
     "scale",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Group, Parameter, validators
 
 if TYPE_CHECKING:
     from semantoks.data.reader_options import ReaderOptions
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 
 
-@Parameter(name="*", group="Images (fMRIPrep, CIFTI)")
+@Parameter(name="*", group=Group("Images (fMRIPrep, CIFTI)", sort_key=2))
 @dataclass(frozen=True)
 class Reading:
     """What can be said of images; series that were extracted before need none of it.
@@ -25,8 +25,14 @@ class Reading:
         Where the ROIs of the atlas are: labels as .nii.gz for volumes, .dlabel.nii for dtseries.
     atlas_space : str
         Space of the atlas image, if its name does not say it: MNI152NLin6Asym, ...
-    task, run, space, res : str
-        Only files with this entity in their names, such as --task rest.
+    task : str
+        Only files with this task in their names, such as rest.
+    run : str
+        Only files with this run in their names.
+    space : str
+        Only files with this space in their names, such as MNI152NLin6Asym.
+    res : str
+        Only files with this resolution in their names.
     denoise : str
         Confounds of fMRIPrep to regress out; auto is simple for its files, none for clean ones.
     global_signal : str

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 
-@Parameter(name="*", group="Many cores and clusters")
+@Parameter(name="*", group=Group("Many cores and clusters", sort_key=3))
 @dataclass(frozen=True)
 class Working:
     """Who does the work; the result is the same.

@@ -228,7 +228,7 @@ def read_sidecar(name: BidsName) -> dict[str, Any]:
     """
     content: dict[str, Any] = {}
     for folder in reversed(_folders_up(name.path.parent)):
-        applying = [other for other in _jsons(folder) if _applies(other, name)]
+        applying = [other for other in _jsons(folder, name) if _applies(other, name)]
         for other in sorted(applying, key=lambda other: len(other.entities)):
             content |= read_json(other.path)
     return content
@@ -277,9 +277,17 @@ def _folders_up(folder: Path) -> list[Path]:
     return found
 
 
-def _jsons(folder: Path) -> list[BidsName]:
-    """Return the JSON files of a folder that are named as sidecars."""
-    return [parse_bids_name(path) for path in sorted(folder.glob("*_*.json"))]
+def _jsons(folder: Path, name: BidsName) -> list[BidsName]:
+    """Return the JSON files of a folder that may describe a file."""
+    paths = folder.glob(f"*{name.suffix}.json")
+    # A folder may hold those of thousands of subjects.
+    own = [path for path in paths if not path.name.startswith("sub-") or _of_subject(path, name)]
+    return [parse_bids_name(path) for path in sorted(own)]
+
+
+def _of_subject(path: Path, name: BidsName) -> bool:
+    """Say whether a file is of the subject of another one."""
+    return path.name.startswith(f"{name.subject}_")
 
 
 def _applies(sidecar: BidsName, name: BidsName) -> bool:

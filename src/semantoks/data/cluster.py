@@ -79,11 +79,12 @@ class Cluster(Generic[Job, Result]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # What is still under way is forgotten by the cluster when nobody wants it any more.
+        # A scheduler that is gone needs no farewell.
         with contextlib.suppress(OSError, TimeoutError):
             self._client.cancel([future for future, _ in self._running.values()], force=True)
         self._running.clear()
-        self._client.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            self._client.close()
 
     def submit(self, number: int, job: Job) -> None:
         """Take a job.

@@ -80,7 +80,10 @@ def find_confounds(image: BidsName) -> Path | None:
     InputError
         If there are several.
     """
-    candidates = [path for path in image.path.parent.glob("*_desc-confounds_*") if _is_table(path)]
+    folder = image.path.parent
+    candidates = [
+        path for path in folder.glob(f"{image.subject}*_desc-confounds_*") if _is_table(path)
+    ]
     fitting = [
         path for path in sorted(candidates) if parse_bids_name(path).recording == image.recording
     ]
@@ -237,7 +240,7 @@ def _ask_nilearn(
     with tempfile.TemporaryDirectory() as folder:
         beside = Path(folder) / "sub-1_desc-confounds_timeseries.tsv"
         # nilearn refuses tables with capitals for too old, but vx-wisestdDVARS is of version 1.2.
-        named = [name for name in table if name == name.lower()]
+        named = [name for name in table if str(name) == str(name).lower()]
         table[named].to_csv(beside, sep="\t", index=False, na_rep="n/a")
         content = "{}" if sidecar is None else sidecar.read_text(encoding="utf-8")
         beside.with_suffix(".json").write_text(content, encoding="utf-8")
@@ -300,7 +303,7 @@ def choose_regressors(
     choice["strategy"] = (*parts, "high_pass")
     chosen, _ = _ask_nilearn(table, sidecar, path, **choice)
     if options.band[0] is not None:
-        chosen = chosen[[name for name in chosen if not name.startswith("cosine")]]
+        chosen = chosen[[name for name in chosen if not str(name).startswith("cosine")]]
     values = chosen.to_numpy(dtype=np.float64).T
     if not np.isfinite(values).all():
         bad = [str(name) for name in chosen if not np.isfinite(chosen[name]).all()]

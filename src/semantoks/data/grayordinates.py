@@ -22,8 +22,8 @@ from semantoks.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_VALUES_AT_ONCE: Final = 16_000_000
-"""Numbers that are held at once: 128 MB as float64."""
+_VALUES_AT_ONCE: Final = 4_000_000
+"""Numbers that are held at once: 32 MB as float64, and some copies."""
 _BACKGROUND: Final = frozenset({"???", "", "Background", "background", "Unknown", "unknown"})
 _SECONDS: Final = {"SECOND": 1.0}
 

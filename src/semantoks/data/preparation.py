@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.completion import complete, explain_nameless
@@ -21,6 +21,7 @@ from semantoks.data.refusals import Policy, Refusal, check_refused
 from semantoks.data.roi_order import OrderCheck, check_order
 from semantoks.data.scan_table import ScanTable, read_scan_table
 from semantoks.data.scan_writing import unmeasured, write_scans
+from semantoks.data.store_reuse import find_equal_store, read_refusals
 from semantoks.data.store_writer import StoreWriter
 from semantoks.data.work import check_workers
 from semantoks.errors import ConfigurationError, nearest
@@ -93,6 +94,7 @@ def prepare(
     trust_order: bool = False,
     workers: int | None = 1,
     scheduler: str | None = None,
+    existing: Literal["refuse", "reuse"] = "refuse",
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationReport:
     """Read recordings, preprocess them, and write them as a store.
@@ -136,6 +138,9 @@ def prepare(
     scheduler : str or None
         Address of the scheduler of a Dask cluster, or its scheduler file, that does the work
         instead. Its workers need this package and must see the files under the same paths.
+    existing : {"refuse", "reuse"}
+        What becomes of a store that is there already: "reuse" takes one that an equal call has
+        written, and stops at any other.
     progress : callable or None
         Called with the number of scans that are done and that there are.
 
@@ -184,6 +189,19 @@ def prepare(
     )
     order = check_order(scans, atlas, trust=trust_order)
     request = _describe_request(source, format, scans) | {"reading": reading.to_dict()}
+    kept = find_equal_store(out, atlas, preprocessing, request) if existing == "reuse" else None
+    if kept is not None:
+        return PreparationReport(
+            path=out,
+            n_found=len(found),
+            n_written=len(kept),
+            refused=read_refusals(kept),
+            seconds=time.monotonic() - began,
+            n_resumed=len(kept),
+            nameless=kept.n_unnamed_subjects,
+            order=order,
+            told=collect_notices(scans),
+        )
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
         refused += write_scans(
@@ -220,7 +238,8 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
     condensed = hashlib.sha256()
     for scan in scans:
         file = source if source.is_file() else Path(scan.source)
-        status = file.stat()
+        # A link to content that was not downloaded is complained of where it is read.
+        status = file.stat() if file.exists() else file.lstat()
         who = (scan.scan, scan.subject, scan.session, scan.site, str(Path(scan.source).absolute()))
         known = (scan.t_r, scan.motion, dict(scan.phenotypes))
         entry = [who, known, status.st_size, status.st_mtime_ns]

@@ -80,6 +80,9 @@ class Preprocessing:
         Shortest scan that is accepted, in samples after resampling.
     min_coverage : float
         Smallest share of valid ROIs that is accepted.
+    min_network_coverage : float
+        Smallest share of valid ROIs of a network; one that has fewer is masked as a whole in that
+        scan. At 0, a single ROI is enough.
     filtered_before : (float or None, float or None), optional
         Edges in Hz of the band that the series were filtered to by somebody else, None for a side
         that was left open. `high_pass` and `low_pass` must be None then: no band-pass is applied.
@@ -103,6 +106,7 @@ class Preprocessing:
     detrend: bool = True
     min_samples: int = 100
     min_coverage: float = 0.95
+    min_network_coverage: float = 0.0
     filtered_before: tuple[float | None, float | None] | None = None
 
     def __post_init__(self) -> None:
@@ -117,10 +121,11 @@ class Preprocessing:
             raise ConfigurationError(
                 f"min_samples is {self.min_samples}; a scan has at least 2 samples."
             )
-        if not 0 <= self.min_coverage <= 1:
-            raise ConfigurationError(
-                f"min_coverage is {self.min_coverage}; it is a share between 0 and 1."
-            )
+        for name in ("min_coverage", "min_network_coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}; it is a share between 0 and 1."
+                )
         if self.filtered_before is not None:
             self._check_filtered_before()
 
@@ -159,8 +164,10 @@ class Preprocessing:
             What `Preprocessing.from_dict` reads.
         """
         settings = dataclasses.asdict(self)
-        # Absent where it says nothing, so that older stores keep their fingerprints.
+        # Absent where they say nothing, so that older stores keep their fingerprints.
         band = settings.pop("filtered_before")
+        if not self.min_network_coverage:
+            del settings["min_network_coverage"]
         return settings if band is None else {**settings, "filtered_before": list(band)}
 
     @classmethod

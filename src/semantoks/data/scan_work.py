@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.network_coverage import mask_sparse_networks
 from semantoks.data.preprocessing import Preprocessed, Preprocessing, QualityError, preprocess
 from semantoks.data.quality import ScanQuality, measure
 from semantoks.data.recording import ScanFile
@@ -117,7 +118,8 @@ def work_on(job: ScanJob, *, atlas: Atlas, preprocessing: Preprocessing) -> Scan
         try:
             series = job.load()
             ready = preprocess(series, job.t_r, preprocessing)
-            result = _pack(series, ready)
+            least = preprocessing.min_network_coverage
+            result = _pack(series, mask_sparse_networks(ready, atlas, least))
         except (InputError, MemoryError) as error:
             result = _refuse(job, error, was_read=series is not None)
         return ScanOutcome(result, measure(series, ready, t_r=job.t_r, atlas=atlas))

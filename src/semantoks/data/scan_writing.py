@@ -119,8 +119,15 @@ def _quality_row(scan: ScanFile, quality: ScanQuality) -> dict[str, Any]:
         "session": scan.session,
         "site": scan.site,
         "motion": scan.motion,
+        "share_scrubbed": _share_scrubbed(scan),
         **quality.to_dict(),
     }
+
+
+def _share_scrubbed(scan: ScanFile) -> float:
+    """Return the share of volumes that its reader or its source took out, NaN if unknown."""
+    share = scan.phenotypes.get("share_scrubbed")
+    return float(share) if isinstance(share, int | float) else float("nan")
 
 
 def unmeasured(

@@ -16,6 +16,8 @@ from semantoks.errors import InputError
 FORMAT: Final = "semantoks-store"
 QUALITY: Final = "quality.parquet"
 """How good every scan is that was found, kept or not; stores of older versions lack it."""
+COVERAGE: Final = "coverage.csv"
+"""Which share of every network carries signal, a line a scan; made of the table of quality."""
 FORMAT_VERSION: Final = 1
 """Raised by every change that older code cannot read."""
 

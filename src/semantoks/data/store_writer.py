@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.network_coverage import write_coverage
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
 from semantoks.data.refusals import Refusal
@@ -32,6 +33,7 @@ from semantoks.data.store_journal import (
     valid_of,
 )
 from semantoks.data.store_layout import (
+    COVERAGE,
     FORMAT,
     FORMAT_VERSION,
     QUALITY,
@@ -53,7 +55,8 @@ from semantoks.data.work import WorkInterruptedError
 from semantoks.errors import InputError
 
 _QUALITY_COLUMNS: Final = (
-    *("scan", "subject", "session", "site", "category", "reason", "motion", "t_r"),
+    *("scan", "subject", "session", "site", "category", "reason", "motion"),
+    *("share_scrubbed", "t_r"),
 )
 """Columns that the table of quality begins with; what was measured follows."""
 
@@ -274,8 +277,9 @@ class StoreWriter:
             self._files.description.write_text(text + "\n", encoding="utf-8")
             for file in self._files:
                 _synchronize(file)
-            if self._quality_file.exists():
-                _synchronize(self._quality_file)
+            for name in (QUALITY, COVERAGE):
+                if (self._partial / name).exists():
+                    _synchronize(self._partial / name)
             # Sizes, index and table are those of the description, or this raises.
             _ = Store.open(self._partial).scans
             # Until here, an interrupted writer can go on.
@@ -283,17 +287,15 @@ class StoreWriter:
             self._partial.rename(self.path)
         return Store.open(self.path)
 
-    @property
-    def _quality_file(self) -> Path:
-        """The table of quality."""
-        return self._partial / QUALITY
-
     def _write_quality(self, others: Iterable[Mapping[str, Any]]) -> None:
-        """Write the table of quality, if anything was measured."""
+        """Write the tables of quality and coverage, if anything was measured."""
         rows = [*self._said.quality(), *map(dict, others)]
         if rows:
             rows.sort(key=lambda row: str(row["scan"]))
-            table_of(rows, first=_QUALITY_COLUMNS).to_parquet(self._quality_file, index=False)
+            table = table_of(rows, first=_QUALITY_COLUMNS)
+            table.to_parquet(self._partial / QUALITY, index=False)
+            least = self.preprocessing.min_network_coverage
+            write_coverage(self._partial / COVERAGE, rows, self.atlas, least)
 
     def _refuse_existing(self) -> None:
         """Stop if the store is there already."""

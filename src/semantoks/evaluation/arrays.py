@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.network_coverage import mask_sparse_networks
 from semantoks.data.placement import roi_positions
 from semantoks.data.preprocessing import Preprocessing, QualityError, preprocess
 from semantoks.data.recording import Recording
@@ -122,6 +123,8 @@ class ArrayRules:
         for i, scan in enumerate(scans):
             try:
                 ready = preprocess(scan.series, scan.t_r, self.preprocessing)
+                least = self.preprocessing.min_network_coverage
+                ready = mask_sparse_networks(ready, scan.atlas, least)
             except QualityError as error:
                 advice = _ADVICE.get(error.category, " Leave it out.")
                 raise QualityError(f"{scan.name}: {error}{advice}", error.category) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,18 @@ from semantoks.files import new_folder
 BIDS_VERSION: Final = "1.10.0"
 TABLE: Final = "features.parquet"
 """All scans in one file, at the top of the dataset."""
+_NOT_OF_BIDS: Final = "*.parquet\n*.parquet.json\n*.csv\n*.html\nscans.tsv\n"
+"""Files that validators of BIDS would not know."""
 _ENTITIES: Final = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "res")
 """Entities that tell recordings apart, in the order of the standard."""
 
 
 def write_bids_derivatives(
-    embeddings: Embeddings, folder: Path, *, sources: Mapping[str, str] | None = None
+    embeddings: Embeddings,
+    folder: Path,
+    *,
+    sources: Mapping[str, str] | None = None,
+    files: Iterable[Path] = (),
 ) -> Path:
     """Write embeddings as a BIDS derivative dataset.
 
@@ -35,6 +42,8 @@ def write_bids_derivatives(
         The dataset; must not exist.
     sources : mapping of str to str, optional
         Scan -> file that it was read from, for the sidecars.
+    files : iterable of Path
+        Files that are copied to the top of the dataset, such as the table of quality.
 
     Returns
     -------
@@ -67,6 +76,8 @@ def write_bids_derivatives(
             write_embeddings(embeddings, beside / TABLE)
             written = _write_scans(beside, embeddings, stems, sources or {})
             _write_indices(beside, embeddings.frame, stems, written)
+            for file in files:
+                shutil.copyfile(file, beside / file.name)
     except FileExistsError as error:
         raise InputError(f"{folder} exists already. Name another folder, or remove it.") from error
     except OSError as error:
@@ -158,7 +169,7 @@ def _number(stems: list[str]) -> list[str]:
 
 def _describe(folder: Path, provenance: Mapping[str, Any]) -> None:
     """Write what the dataset is and who made it."""
-    store = provenance.get("store", {})
+    source = provenance.get("source") or provenance.get("store", {}).get("path")
     description = {
         "Name": "Features of functional MRI scans by Brain-Semantoks",
         "BIDSVersion": BIDS_VERSION,
@@ -170,15 +181,18 @@ def _describe(folder: Path, provenance: Mapping[str, Any]) -> None:
                 "Description": "Frozen features of a self-distilled encoder (arXiv 2512.11582)",
             }
         ],
-        "SourceDatasets": [{"Path": str(store["path"])}] if "path" in store else [],
+        "SourceDatasets": [{"URL": Path(source).resolve().as_uri()}] if source else [],
         "Provenance": dict(provenance),
     }
     _write_json(folder / "dataset_description.json", description)
+    (folder / ".bidsignore").write_text(_NOT_OF_BIDS, encoding="utf-8")
     (folder / "README").write_text(
         "Features of functional MRI scans, made by semantoks.\n\n"
         f"{TABLE}: all scans, a row each. scans.tsv: which file is of which scan.\n"
         "sub-*/func/*_desc-semantoks_features.tsv: the same, a file a scan, with a JSON sidecar.\n"
-        "dataset_description.json, Provenance: model, preprocessing, windows.\n",
+        "dataset_description.json, Provenance: model, preprocessing, windows.\n"
+        "quality.html, quality.parquet, coverage.csv, refused.csv, if there: how good the scans "
+        "are.\n",
         encoding="utf-8",
     )
 

@@ -87,7 +87,7 @@ def write_quality_page(store: Store, table: pd.DataFrame, out: Path) -> Path:
     table = _complete(table, store)
     found = outliers(table)
     page = render_page(
-        f"semantoks quality: {store.path.resolve().name}",
+        f"semantoks quality: {store.path.resolve().name.lstrip('.')}",
         f"{len(table):,} scans found, {len(store):,} kept, atlas {store.atlas.name}",
         [
             _summary(table, found),

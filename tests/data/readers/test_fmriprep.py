@@ -266,7 +266,9 @@ def test_other_space_is_refused_until_accepted(study: Study) -> None:
     study.add(series, space="MNI152NLin2009cAsym")
     with pytest.raises(InputError, match="in the space MNI152NLin2009cAsym, but the atlas image"):
         study.find()
-    np.testing.assert_allclose(study.load(atlas_space="MNI152NLin2009cAsym"), series, rtol=1e-6)
+    (scan,) = study.find(atlas_space="MNI152NLin2009cAsym")
+    np.testing.assert_allclose(scan.load(), series, rtol=1e-6)
+    assert "shifted by up to several mm" in scan.notices[0]
 
 
 def test_the_space_of_the_atlas_is_chosen_among_several(study: Study) -> None:
@@ -390,6 +392,19 @@ def test_truncated_image_is_named(study: Study, keep: float) -> None:
     assert path.name in str(caught.value)
 
 
+def test_link_to_what_was_not_downloaded(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study.add(make_series(20))
+    path.unlink()
+    path.symlink_to(tmp_path / ".git" / "annex" / "object")
+    table = tmp_path / "six.tsv"
+    study.atlas.to_table().to_csv(table, sep="\t", index=False)
+    words = ["prepare", str(study.folder), "--atlas", str(table), "--out", str(tmp_path / "store")]
+    assert run([*words, "--atlas-image", str(study.atlas_image)]) == 1
+    assert "link to a file that was not downloaded" in " ".join(capsys.readouterr().err.split())
+
+
 def test_volume_without_time_is_refused(study: Study) -> None:
     path = study.add(make_series(20))
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE), path)
@@ -438,6 +453,7 @@ def test_command_line_from_derivatives_to_store(study: Study, tmp_path: Path) ->
     study.atlas.to_table().to_csv(table, sep="\t", index=False)
     words = ["prepare", str(study.folder), "--atlas", str(table), "--out", str(tmp_path / "store")]
     words += ["--atlas-image", str(study.atlas_image), "--quiet"]
+    words += ["--workers", "1", "--no-quality-page"]
     assert run(words) == 0
     store = Store.open(tmp_path / "store")
     assert store.scans["scan"].tolist() == ["sub-01_ses-1_task-rest_run-1"]

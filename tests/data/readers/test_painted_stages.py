@@ -45,7 +45,7 @@ def test_from_parcels_to_a_store(painting: dict[str, Any], shared: Path, tmp_pat
     painting["paint"](archive, tmp_path, tmp_path, kind="parcels", n_scans=2)
     out = tmp_path / "store"
     words = ["prepare", str(tmp_path / "parcels"), "--atlas", "schaefer400", "--out", str(out)]
-    assert run([*words, "--quiet"]) == 0
+    assert run([*words, "--quiet", "--workers", "1", "--no-quality-page"]) == 0
     store = Store.open(out)
     assert store.scans["subject"].tolist() == ["sub-001", "sub-002"]
     assert store.scans["length"].tolist() == [234, 234]

@@ -38,6 +38,7 @@ from semantoks.data.label_image import (
     check_label_image,
     explain_damage,
     labels_on_grid,
+    space_in_name,
 )
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.recording import ScanFile
@@ -154,6 +155,18 @@ def _describe(name: BidsName, atlas: Atlas, options: ReaderOptions) -> ScanFile:
         t_r=_t_r_at_first_sight(name),
         motion=known.motion,
         phenotypes=known.phenotypes,
+        notices=_tell_shift(name, options),
+    )
+
+
+def _tell_shift(name: BidsName, options: ReaderOptions) -> tuple[str, ...]:
+    """Say that an atlas image is used in a space that it was not made for."""
+    own = space_in_name(options.atlas_image.name) if options.atlas_image else ""
+    if not own or own == name.get("space"):
+        return ()
+    return (
+        f"The atlas image is in the space {own}, the recordings are in {name.get('space')}, and "
+        "you accepted it: ROIs are shifted by up to several mm.",
     )
 
 
