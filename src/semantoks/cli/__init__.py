@@ -1,6 +1,5 @@
 """The command line: a verb a stage, a file a verb."""
 
-<<<<<<< HEAD
 from semantoks.cli import (
     ablate,
     audit,
@@ -13,13 +12,11 @@ from semantoks.cli import (
     prepare,
     pretrain,
     probe,
+    quality,
     reliability,
     report,
     scale,
 )
-=======
-from semantoks.cli import demo, embed, info, models, prepare, pretrain, probe, quality, report
->>>>>>> in
 from semantoks.cli.application import app, main, run
 
 __all__ = [
@@ -36,11 +33,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "probe",
-<<<<<<< HEAD
-    "reliability",
-=======
     "quality",
->>>>>>> in
+    "reliability",
     "report",
     "run",
     "scale",

@@ -27,13 +27,8 @@ def embed(
     smaller_atlas: Literal["refuse", "mask"] = "refuse",
     windows: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 8,
     window: int | None = None,
-<<<<<<< HEAD
     features: str = "mean+cls",
-    smaller_atlas: Literal["refuse", "mask"] = "refuse",
-=======
-    features: Literal["mean+cls", "mean", "cls", "networks"] = "mean+cls",
     keep_store: Annotated[bool, Parameter(negative="")] = False,
->>>>>>> in
     ignore_preprocessing: Annotated[bool, Parameter(negative="")] = False,
     untrained: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
@@ -76,19 +71,12 @@ def embed(
     window : int
         Samples in a window, a multiple of the model's patch; by default as in training.
     features : str
-<<<<<<< HEAD
         Any of mean (mean token), cls, networks (mean token of every network), network-statistics
         (mean and deviation of every network), second-order (correlations between the tokens of
         networks), synchrony and log-synchrony (correlations between learned time courses), joined
         by +; mean+cls is the reference.
-    smaller_atlas : str
-        mask accepts a store that holds only a part of the model's ROIs, placed by their labels.
-=======
-        mean+cls (mean token and CLS, the reference), either alone, or the mean token of every
-        network.
     keep_store : bool
         Keep the store that recordings were read into, as OUT.store.
->>>>>>> in
     ignore_preprocessing : bool
         Read series that were prepared otherwise than the model expects as they are, instead of
         refusing them; the provenance of the features says so.

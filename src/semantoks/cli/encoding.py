@@ -43,7 +43,7 @@ class Encoding:
         Evenly spaced windows a scan.
     window : int or None
         Samples in a window; the model's if None.
-    features : {"mean+cls", "mean", "cls", "networks"}
+    features : str
         What is read out.
     smaller_atlas : {"refuse", "mask"}
         What becomes of scans that have only a part of the model's ROIs.
@@ -61,7 +61,7 @@ class Encoding:
     out: Path
     windows: int
     window: int | None
-    features: Literal["mean+cls", "mean", "cls", "networks"]
+    features: str
     smaller_atlas: Literal["refuse", "mask"]
     preprocessing: Literal["check", "ignore"]
     fresh_weights_seed: int | None
