@@ -12,7 +12,7 @@ from semantoks.errors import InputError
 from semantoks.terminal import Output
 
 if TYPE_CHECKING:
-    from semantoks.model.encoder import SemantoksEncoder
+    pass
 
 _LITTLE = 0.5
 
@@ -94,6 +94,7 @@ def decode(
     from semantoks.evaluation.block_windows import block_windows
     from semantoks.evaluation.event_design import share_that_passes
     from semantoks.evaluation.events import find_events
+    from semantoks.evaluation.fresh import fresh_weights
     from semantoks.evaluation.readout import window_length
     from semantoks.model.checkpoint import load_model
     from semantoks.training.plan import choose_device
@@ -102,7 +103,7 @@ def decode(
         raise InputError(f"{out} exists; choose another --out or remove it.")
     store, encoder = Store.open(data), load_model(model).encoder
     if untrained:
-        encoder = _fresh(encoder, seed)
+        encoder = fresh_weights(encoder, seed)
     found = find_events(store, events, missing=missing_events)
     windows = block_windows(
         store,
@@ -142,14 +143,3 @@ def decode(
         )
     output.say(f"Scores, predictions, windows and splits are in {out}.")
     output.result({"out": str(out), "scores": decoding.table.to_dict(orient="records")})
-
-
-def _fresh(encoder: SemantoksEncoder, seed: int) -> SemantoksEncoder:
-    """Make the same architecture with fresh weights."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = type(encoder)(encoder.atlas, **encoder.arguments)
-    fresh.preprocessing = encoder.preprocessing
-    return fresh

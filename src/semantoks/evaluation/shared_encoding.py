@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
 from semantoks.data.work import Lost, WorkInterruptedError, check_workers, work
 from semantoks.errors import InputError
+from semantoks.evaluation.fresh import fresh_weights
 from semantoks.evaluation.readout import (
     FeatureKind,
     SmallerAtlas,
@@ -69,11 +69,7 @@ class ModelPlace(NamedTuple):
         saved = load_model(self.folder)
         if self.fresh_weights_seed is None:
             return saved.encoder
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.fresh_weights_seed)
-            encoder = SemantoksEncoder(saved.encoder.atlas, **saved.encoder.arguments)
-        encoder.preprocessing = saved.preprocessing
-        return encoder
+        return fresh_weights(saved.encoder, self.fresh_weights_seed)
 
 
 @dataclass(frozen=True)
