@@ -140,7 +140,8 @@ class Batches:
     def _draw(self, cut: Cut, windows: Tensor) -> Batch:
         """Augment the windows of a step and draw its masks."""
         config, share = self.configuration, self.share
-        views = windows.to(self.device, non_blocking=True).float().transpose(1, 2)
+        windows = windows.to(self.device, non_blocking=self.device.type == "cuda")
+        views = windows.float().transpose(1, 2)
         views = views.view(-1, VIEWS, *views.shape[1:])
         views = augment(views, config.views, self._generator(_AUGMENTATION, cut.step), share)
         generator = self._generator(_MASKS, cut.step)
