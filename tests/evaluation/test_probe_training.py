@@ -12,7 +12,9 @@ from semantoks.evaluation.probe_data import (
     ProbeData,
     batch_size,
     draw_batches,
+    group_by_windows,
     initial_weight,
+    window_keys,
 )
 from semantoks.evaluation.probe_training import train_probes
 
@@ -135,3 +137,26 @@ def test_batches_are_an_eighth_of_the_windows_at_most_256_and_whole(items, size)
     assert len(batches) == 2 * (items // size)
     first = np.concatenate(batches[: len(batches) // 2])
     assert len(np.unique(first)) == len(first) == items // size * size
+
+
+def test_splits_take_steps_together_where_they_share_windows():
+    def cluster(*parts: np.ndarray) -> list[list[int]]:
+        data = [ProbeData(rows, np.zeros(len(rows), dtype=np.int64)) for rows in parts]
+        return [[i for g in groups for i in g.members] for groups in group_by_windows(data)]
+
+    half, other = np.arange(3000), np.arange(1000, 4000)
+    assert cluster(half, other, half) == [[0, 2, 1]]
+    assert cluster(half, np.arange(5000)) == [[0], [1]]  # another number of steps
+    strangers = [np.arange(3000 * i, 3000 * (i + 1)) for i in range(5)]
+    assert cluster(*strangers) == [[0], [1], [2], [3], [4]]
+
+
+def test_order_of_windows_does_not_depend_on_the_others():
+    rows = np.arange(200, 1000, 3)
+    few = [rows[b] for b in draw_batches(rows, epochs=2, seed=1)]
+    keys = window_keys(5000, 1, 1)
+    np.testing.assert_array_equal(keys[:1000], window_keys(1000, 1, 1))
+    second = np.concatenate(few[len(few) // 2 :])
+    assert (np.diff(keys[second]) > 0).all()
+    first = np.concatenate(few[: len(few) // 2])
+    assert not np.array_equal(first, second)

@@ -32,7 +32,9 @@ def audit_table(found: Audit) -> Table:
         title="what the features tell",
         caption=escape(
             f"{found.settings['n_scans']} scans of {found.settings['n_subjects']} subjects; "
-            "intervals (95 %) are in audit.csv.\n(In brackets): the interval holds chance."
+            "intervals (95 %) are in audit.csv.\n(In brackets): the interval holds chance. "
+            f"Regressed out: {', '.join(found.settings['regressed']) or 'nothing'};\n"
+            "a linear model cannot read these afterwards, by construction. Others may."
         ),
     )
     shown.add_column("", overflow="fold")

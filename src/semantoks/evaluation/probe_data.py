@@ -18,6 +18,8 @@ EPSILON: Final = 1e-5
 """Added to variances, as in BatchNorm1d."""
 
 _INITIAL_DEVIATION: Final = 2e-5
+# From here on, products with windows of others cost more than to read one's own.
+_MOST_OTHERS: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +108,33 @@ def batch_size(n_items: int) -> int:
     return max(min(LARGEST_BATCH, n_items // 8), min(2, n_items))
 
 
+def window_keys(n_windows: int, epoch: int, seed: int) -> NDArray[np.float64]:
+    """Draw a number for every window, by which windows are put in order in an epoch.
+
+    The order of some windows depends on nothing but their rows: not on how many others there are,
+    and not on who else learns from them. Any part of a random order is a random order.
+
+    Parameters
+    ----------
+    n_windows : int
+        Number of windows.
+    epoch : int
+        Number of the epoch.
+    seed : int
+        Seed of all epochs.
+
+    Returns
+    -------
+    ndarray of shape (window,)
+        Uniform numbers.
+    """
+    return np.random.default_rng([seed, epoch]).random(n_windows)
+
+
 def draw_batches(rows: NDArray[np.intp], *, epochs: int, seed: int) -> Iterator[NDArray[np.intp]]:
     """Draw the batches of a training part; they depend on nothing but it and the seed.
 
-    Every epoch is a permutation, whose last windows are left out if they do not fill a batch.
+    In every epoch, windows that do not fill a last batch are left out.
 
     Parameters
     ----------
@@ -118,17 +143,16 @@ def draw_batches(rows: NDArray[np.intp], *, epochs: int, seed: int) -> Iterator[
     epochs : int
         How often each is seen.
     seed : int
-        Seed of the permutations.
+        Seed of the order.
 
     Yields
     ------
     ndarray of int, shape (batch,)
         Positions in `rows`.
     """
-    random = np.random.default_rng([seed, _checksum(rows)])
     size = batch_size(len(rows))
-    for _ in range(epochs):
-        order = random.permutation(len(rows))
+    for epoch in range(epochs):
+        order = np.argsort(window_keys(int(rows.max()) + 1, epoch, seed)[rows])
         for first in range(0, len(rows) - size + 1, size):
             yield order[first : first + size]
 
@@ -169,9 +193,18 @@ class Group(NamedTuple):
     rows: NDArray[np.intp]
     members: tuple[int, ...]
 
+    @property
+    def steps(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self.rows) // batch_size(len(self.rows))
 
-def group_by_windows(data: Sequence[ProbeData]) -> tuple[Group, ...]:
-    """Put probes that learn from the same windows together.
+
+def group_by_windows(data: Sequence[ProbeData]) -> tuple[tuple[Group, ...], ...]:
+    """Put together what can be trained together.
+
+    Batches of groups with as many steps in an epoch stand at about the same place in the order of
+    all windows. If each group has a good part of them, the batches of a step are mostly the same
+    windows, so that all groups can read them at once.
 
     Parameters
     ----------
@@ -180,14 +213,20 @@ def group_by_windows(data: Sequence[ProbeData]) -> tuple[Group, ...]:
 
     Returns
     -------
-    tuple of Group
-        Those with most steps first.
+    tuple of tuple of Group
+        Groups that learn from the same windows, in clusters that take their steps together.
     """
     members: dict[bytes, list[int]] = {}
     for i, d in enumerate(data):
         members.setdefault(np.asarray(d.rows, dtype=np.int64).tobytes(), []).append(i)
     groups = [Group(data[m[0]].rows, tuple(m)) for m in members.values()]
-    return tuple(sorted(groups, key=lambda g: len(g.rows) // batch_size(len(g.rows)), reverse=True))
+    clusters: list[tuple[Group, ...]] = []
+    for steps in sorted({g.steps for g in groups}):
+        alike = tuple(g for g in groups if g.steps == steps)
+        union = len(np.unique(np.concatenate([g.rows for g in alike])))
+        together = union <= _MOST_OTHERS * min(len(g.rows) for g in alike)
+        clusters.extend([alike] if together else [(g,) for g in alike])
+    return tuple(clusters)
 
 
 def _checksum(rows: NDArray[np.intp]) -> int:
