@@ -51,13 +51,13 @@ def simulate(number: int, n_rois: int) -> np.ndarray:
     return 1000 + series
 
 
-def cohort(n: int, folder: Path, atlas: Atlas) -> list[ScanFile]:
+def cohort(n: int, source: Path, atlas: Atlas) -> list[ScanFile]:
     """List the scans, two a person."""
     return [
         ScanFile(
             scan=f"sub-{i // 2:06d}_ses-{i % 2 + 1}",
             load=partial(simulate, i, len(atlas)),
-            source=str(folder),
+            source=str(source),
             subject=f"sub-{i // 2:06d}",
             session=f"ses-{i % 2 + 1}",
             site=f"site-{i % 4}",
@@ -72,7 +72,11 @@ def cohort(n: int, folder: Path, atlas: Atlas) -> list[ScanFile]:
 def prepare(n: int, out: Path, *, workers: int | None, scheduler: str | None, note: Path) -> None:
     """Prepare the cohort in this process, and write down how far it is."""
     atlas = Atlas.load(ATLAS)
-    found = Found(cohort(n, out.parent, atlas), None)
+    # An interrupted run is started over if the files were changed: this one never is.
+    source = out.parent / "simulated"
+    if not source.exists():
+        source.touch()
+    found = Found(cohort(n, source, atlas), None)
     began, first = time.monotonic(), -1
 
     def progress(done: int, total: int) -> None:
@@ -84,8 +88,8 @@ def prepare(n: int, out: Path, *, workers: int | None, scheduler: str | None, no
 
     # No reader lists scans that are on no disk.
     with mock.patch.object(preparation, "find_scans", return_value=found):
-        preparation.prepare(
-            out.parent,
+        report = preparation.prepare(
+            source,
             out,
             atlas=atlas,
             trust_order=True,  # the simulated brains have no distances
@@ -93,6 +97,8 @@ def prepare(n: int, out: Path, *, workers: int | None, scheduler: str | None, no
             scheduler=scheduler,
             progress=progress,
         )
+    for notice in report.notices:
+        print(notice, flush=True)
 
 
 class Watch:
@@ -142,8 +148,14 @@ def _megabytes(pid: int) -> tuple[float, float]:
     return float(values.get("VmRSS", 0)) / 1024, float(values.get("VmHWM", 0)) / 1024
 
 
-def run(options: argparse.Namespace, out: Path, *words: str, kill_at: int | None = None) -> None:
-    """Prepare in a process of its own; kill it when it is so far."""
+def run(
+    options: argparse.Namespace,
+    out: Path,
+    *words: str,
+    kill_at: int | None = None,
+    done_before: int = 0,
+) -> int:
+    """Prepare in a process of its own, and kill it when it is so far; return how far it came."""
     note = out.with_suffix(".progress")
     note.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--scans", str(options.scans), "--out", str(out)]
@@ -167,6 +179,9 @@ def run(options: argparse.Namespace, out: Path, *words: str, kill_at: int | None
     note.unlink()
     if process.returncode not in (0, -signal.SIGKILL):
         raise SystemExit(process.returncode)
+    if told["first"] < done_before:
+        raise SystemExit(f"it went on from {told['first']} scans, but {done_before} were done")
+    return int(told["done"])
 
 
 def _read(note: Path) -> dict[str, Any]:
@@ -269,8 +284,8 @@ def main() -> None:
     print(f"{options.scans} scans, {workers} processes", flush=True)
     out = options.out / "cohort.store"
     words = ("--workers", str(workers))
-    run(options, out, *words, kill_at=options.scans // 2)
-    run(options, out, *words)
+    killed_at = run(options, out, *words, kill_at=options.scans // 2)
+    run(options, out, *words, done_before=killed_at)
     store = check(out, options.scans)
     if options.cluster:
         there = options.out / "cluster.store"
