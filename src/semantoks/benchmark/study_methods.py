@@ -14,15 +14,19 @@ from numpy.typing import NDArray
 from semantoks.benchmark.baselines.confounds import confound_predictions
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.baselines.dummy import dummy_predictions
+from semantoks.benchmark.baselines.mlp import mlp_predictions
 from semantoks.benchmark.baselines.tangent import covariances, tangent_predictions
 from semantoks.benchmark.baselines.temporal_statistics import temporal_features
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.benchmark.tasks import Task
 from semantoks.data.store import Store
+from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
 from semantoks.evaluation.confound_columns import confound_columns
 from semantoks.evaluation.embedding import embed
+from semantoks.evaluation.finetuning import finetune_predictions
 from semantoks.evaluation.fresh import fresh_weights
 from semantoks.evaluation.linear_probe import linear_probe_predictions
+from semantoks.evaluation.neighbours import neighbour_predictions
 from semantoks.evaluation.probe import FoldPrediction, cross_validated_predictions
 from semantoks.evaluation.probe_settings import ProbeSettings
 from semantoks.evaluation.ridge import rotate
@@ -255,8 +259,6 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         of_scans = covariances(cohort.store).take(rows)
         return tangent_predictions(of_scans, task.truth, splits, kind=task.kind, subjects=subjects)
     if how == "mlp":
-        from semantoks.benchmark.baselines.mlp import mlp_predictions
-
         return mlp_predictions(
             cohort.store,
             task.truth,
@@ -300,8 +302,6 @@ def _probe(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPred
             **known,
         )
     if method.how == "neighbours":
-        from semantoks.evaluation.neighbours import neighbour_predictions
-
         features = cohort.features(method.model, method.features)[task.rows]
         return neighbour_predictions(features, task.truth, both, **known)
     encoder = load_weights(method.model)
@@ -313,13 +313,12 @@ def _probe(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPred
             windows.take(task.rows), task.truth, question.splits, settings=settings, **known
         )
     if method.how == "attention":
-        from semantoks.evaluation.attention_probe import attention_probe_predictions
-
         tokens = window_tokens(cohort.store, encoder, windows=method.model.windows)
+        # Rates of its own: it learns by another optimizer than the linear probe.
+        tuned = ATTENTION._replace(class_weight=plan.probe.class_weight, seed=plan.seed)
         return attention_probe_predictions(
-            tokens.take(task.rows), task.truth, question.splits, settings=settings, **known
+            tokens.take(task.rows), task.truth, question.splits, settings=tuned, **known
         )
-    from semantoks.evaluation.finetuning import finetune_predictions
 
     return finetune_predictions(
         cohort.store,
@@ -339,5 +338,6 @@ def _training(plan: StudyPlan) -> WindowTraining:
         learning_rate=plan.finetuning.learning_rate,
         batch_size=plan.finetuning.batch_size,
         class_weight=plan.probe.class_weight,
+        precision=plan.finetuning.precision,
         seed=plan.seed,
     )

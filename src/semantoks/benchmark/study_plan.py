@@ -13,6 +13,7 @@ from semantoks.evaluation.predefined_splits import PredefinedSplits
 from semantoks.evaluation.probe_settings import EPOCHS, RATES
 from semantoks.evaluation.site_splitters import LeaveOneSiteOut, SiteStratifiedFolds
 from semantoks.evaluation.splitters import RandomSubjectSplits, Splitter, SubjectFolds
+from semantoks.training.precision import Precision
 
 Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finetune"]
 """How a target is read out of a model."""
@@ -118,7 +119,7 @@ class ModelPlan(_Section):
 
 
 class ProbePlan(_Section):
-    """How probes learn that learn by steps (linear and attention)."""
+    """How the linear probe learns; attention takes the weights of the classes from here."""
 
     epochs: int = Field(EPOCHS, ge=1, description="how often every window is seen")
     rates: tuple[float, ...] = Field(tuple(RATES), description="learning rates to choose among")
@@ -132,6 +133,7 @@ class FineTuningPlan(_Section):
     learning_rate: float = Field(1e-4, gt=0, description="peak")
     batch_size: int = Field(16, ge=2, description="scans a step")
     splits: int | None = Field(None, ge=1, description="only the first so many splits")
+    precision: Precision = Field("auto", description="of matrix products")
 
 
 class StudyPlan(_Section):
