@@ -266,6 +266,7 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
             kind=task.kind,
             subjects=subjects,
             rows=rows,
+            settings=_training(cohort.plan),
         )
     scaling: Literal["center", "standardize"] = "center"
     if how == "temporal":
