@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from semantoks.benchmark.baselines.confounds import confound_predictions
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.baselines.dummy import dummy_predictions
-from semantoks.benchmark.baselines.mlp import mlp_predictions
+from semantoks.benchmark.baselines.mlp import MLP_TRAINING, mlp_predictions
 from semantoks.benchmark.baselines.tangent import covariances, tangent_predictions
 from semantoks.benchmark.baselines.temporal_statistics import temporal_features
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
@@ -266,7 +266,9 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
             kind=task.kind,
             subjects=subjects,
             rows=rows,
-            settings=_training(cohort.plan),
+            settings=MLP_TRAINING._replace(
+                class_weight=cohort.plan.probe.class_weight, seed=cohort.plan.seed
+            ),
         )
     scaling: Literal["center", "standardize"] = "center"
     if how == "temporal":
