@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -140,7 +140,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5, help="times that each path is measured")
     parser.add_argument("--quick", action="store_true", help="a minute, only to see that it works")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
+    parser.add_argument("--compile", choices=get_args(step.Compiled), default="nothing")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--only", help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
 """A pretraining step and embedding, plain beside fast, alternating, in one process.
 
-With --compile, blocks and tokenizers through torch.compile too, which needs a C++ compiler and
-takes minutes before the first step.
+With --compile, blocks (or all: tokenizers too) through torch.compile, which needs a C++ compiler
+and takes minutes before the first steps.
 
 Example:
     python benchmarks/step.py --size paper --steps 5 --json step.json
@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ CPU = torch.device("cpu")
 SIZES = {"paper": (768, 8, 32), "small": (192, 4, 64), "mini": (64, 2, 8)}
 WINDOWS = 64
 COMPILED = " compiled"
+Compiled = Literal["nothing", "blocks", "all"]
 Work = Callable[[], object]
 Tasks = Mapping[str, tuple[int, Mapping[str, Work]]]
 
@@ -66,7 +67,7 @@ class Timed(NamedTuple):
 class Bench:
     """The tasks of one size; all paths begin with the same weights."""
 
-    def __init__(self, size: str, *, compiled: bool = False) -> None:
+    def __init__(self, size: str, *, compiled: Compiled = "nothing") -> None:
         dim, depth, self.batch = SIZES[size]
         torch.manual_seed(0)
         atlas = Atlas.load("schaefer400-tian3-buckner7")
@@ -75,7 +76,9 @@ class Bench:
         generator = torch.Generator().manual_seed(1)
         self.masks = draw_masks(self.batch, 9, 5, MasksConfig(), generator)
         self.plain_optimizer = plain.make_optimizer(self.model)
-        self.models = {"": self.model} | ({COMPILED: compile_parts(self.model)} if compiled else {})
+        self.models = {"": self.model}
+        if compiled != "nothing":
+            self.models[COMPILED] = compile_parts(self.model, compiled)
         self.optimizers = {
             name: make_optimizer(model.student, OptimizationConfig())
             for name, model in self.models.items()
@@ -122,13 +125,14 @@ class Bench:
         return tasks | {"embedding": (min(WINDOWS, 2 * self.batch), works)}
 
 
-def compile_parts(model: Distillation) -> Distillation:
-    """Copy a model and compile its blocks and the tokenizers of its networks."""
+def compile_parts(model: Distillation, what: Compiled) -> Distillation:
+    """Copy a model and compile its blocks, or also the tokenizers of its networks."""
+    kinds = (Block,) if what == "blocks" else (Block, NetworkTokenizer)
     # A network has a number of ROIs of its own, and student and teacher differ in gradients.
     torch._dynamo.config.recompile_limit = 64
     compiled = copy.deepcopy(model)
     for module in compiled.modules():
-        if isinstance(module, Block | NetworkTokenizer):
+        if isinstance(module, kinds):
             module.compile()
     return compiled
 
@@ -188,7 +192,7 @@ def measure_tasks(
     for task, (samples, works) in tasks.items():
         own = {path: work for path, work in works.items() if not path.endswith(COMPILED)}
         products = {path: count_gflop(work) for path, work in own.items()}  # a first time
-        for path in works.keys() - own.keys():
+        for path in (path for path in works if path not in own):
             began = time.perf_counter()
             works[path]()
             seconds = time.perf_counter() - began
@@ -208,7 +212,7 @@ def measure_tasks(
 
 
 def measure(
-    size: str, repeats: int, *, memory: bool, compiled: bool = False
+    size: str, repeats: int, *, memory: bool, compiled: Compiled = "nothing"
 ) -> tuple[list[Timed], dict[str, float]]:
     """Measure all tasks; a share is of the float32 rate, taken before and after."""
     before = matrix_rates(repeats)
@@ -284,7 +288,7 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=5, help="times that each path is measured")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
+    parser.add_argument("--compile", choices=get_args(Compiled), default="nothing")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -292,7 +296,7 @@ def main() -> None:
     if options.only:
         only(options.size, options.only)
         return
-    if options.compile and not (shutil.which("g++") or shutil.which("clang++")):
+    if options.compile != "nothing" and not (shutil.which("g++") or shutil.which("clang++")):
         parser.error("--compile needs a C++ compiler, g++ or clang++; none was found.")
     found, rates = measure(
         options.size, options.steps, memory=not options.no_memory, compiled=options.compile
