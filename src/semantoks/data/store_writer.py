@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.network_coverage import write_coverage
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
 from semantoks.data.refusals import Refusal
@@ -33,32 +30,17 @@ from semantoks.data.store_journal import (
     valid_of,
 )
 from semantoks.data.store_layout import (
-    COVERAGE,
-    FORMAT,
     FORMAT_VERSION,
-    QUALITY,
     Files,
     lock_file,
     partial_folder,
     series_header,
 )
 from semantoks.data.store_lock import hold
-from semantoks.data.store_table import (
-    Refused,
-    check_fits,
-    index_of,
-    row_of,
-    table_of,
-    write_refused,
-)
+from semantoks.data.store_table import Refused, check_fits, row_of
+from semantoks.data.store_tables import describe_store, write_tables
 from semantoks.data.work import WorkInterruptedError
 from semantoks.errors import InputError
-
-_QUALITY_COLUMNS: Final = (
-    *("scan", "subject", "session", "site", "category", "reason", "motion"),
-    *("share_scrubbed", "t_r"),
-)
-"""Columns that the table of quality begins with; what was measured follows."""
 
 
 class StoreWriter:
@@ -268,34 +250,33 @@ class StoreWriter:
             self._series.seek(0)
             _write(self._series, series_header(self._n_samples, len(self.atlas)))
             self._open_files.close()
-            np.save(self._files.valid, self._said.valid(len(self.done), len(self.atlas)))
-            np.save(self._files.positions, index_of(self._said.rows()))
-            table_of(self._said.rows()).to_parquet(self._files.scans, index=False)
-            write_refused(self._files.refused, refused)
-            self._write_quality(quality)
-            text = json.dumps(self._describe(n_unnamed_subjects), indent=1, allow_nan=False)
+            tables = write_tables(
+                self._partial,
+                self._said,
+                self.atlas,
+                self.preprocessing,
+                n_scans=len(self.done),
+                refused=refused,
+                quality=quality,
+            )
+            description = describe_store(
+                self._said,
+                self.atlas,
+                self.preprocessing,
+                request=self._header["request"],
+                n_samples=self._n_samples,
+                n_unnamed_subjects=n_unnamed_subjects,
+            )
+            text = json.dumps(description, indent=1, allow_nan=False)
             self._files.description.write_text(text + "\n", encoding="utf-8")
-            for file in self._files:
+            for file in (*self._files, *tables):
                 _synchronize(file)
-            for name in (QUALITY, COVERAGE):
-                if (self._partial / name).exists():
-                    _synchronize(self._partial / name)
             # Sizes, index and table are those of the description, or this raises.
             _ = Store.open(self._partial).scans
             # Until here, an interrupted writer can go on.
             self._said.file.unlink()
             self._partial.rename(self.path)
         return Store.open(self.path)
-
-    def _write_quality(self, others: Iterable[Mapping[str, Any]]) -> None:
-        """Write the tables of quality and coverage, if anything was measured."""
-        rows = [*self._said.quality(), *map(dict, others)]
-        if rows:
-            rows.sort(key=lambda row: str(row["scan"]))
-            table = table_of(rows, first=_QUALITY_COLUMNS)
-            table.to_parquet(self._partial / QUALITY, index=False)
-            least = self.preprocessing.min_network_coverage
-            write_coverage(self._partial / COVERAGE, rows, self.atlas, least)
 
     def _refuse_existing(self) -> None:
         """Stop if the store is there already."""
@@ -360,27 +341,6 @@ class StoreWriter:
         """Size of the series so far, in bytes."""
         n_rois = len(self.atlas)
         return len(series_header(self._n_samples, n_rois)) + 2 * n_rois * self._n_samples
-
-    def _describe(self, n_unnamed_subjects: int) -> dict[str, Any]:
-        """Say what the store is."""
-        content = self._said.identities()
-        identity = [self.atlas.fingerprint, self.preprocessing.to_dict(), content]
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "semantoks": metadata.version("semantoks"),
-            "fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
-            "counts": {
-                "scans": len(content),
-                "subjects": len({subject for _, subject, _ in content}),
-                "unnamed_subjects": n_unnamed_subjects,
-                "samples": self._n_samples,
-                "rois": len(self.atlas),
-            },
-            "preprocessing": self.preprocessing.to_dict(),
-            "request": self._header["request"],
-            "atlas": self.atlas.to_dict(),
-        }
 
 
 @contextlib.contextmanager
