@@ -46,7 +46,7 @@ MEASURES: Final = (
     Measure("spikes", "share of volumes that jump", "high", 0.005),
     Measure("largest_step", "largest jump (times the usual)", "high", 0.2),
     Measure("global_share", "share of the global signal", "high", 0.02),
-    Measure("distance_correlation", "connectivity with distance (rank r)", "high", 0.02),
+    Measure("distance_correlation", "connectivity with log distance (r)", "high", 0.02),
     Measure("network_contrast", "within minus between networks (z)", "low", 0.02),
 )
 """What scans are compared by, in the order of the page."""

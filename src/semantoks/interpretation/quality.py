@@ -43,9 +43,9 @@ _READING: Final = (
         "Mean correlation of all pairs of ROIs: high where motion or breathing moves all of them.",
     ),
     (
-        "connectivity with distance",
-        "Rank correlation of connectivity and distance. It is negative in real brains; near zero "
-        "or above, the ROIs are in another order than the atlas says, or noise prevails.",
+        "connectivity with log distance",
+        "Correlation of connectivity and the logarithm of distance. It is negative in real brains; "
+        "near zero or above, the ROIs are in another order than the atlas says, or noise prevails.",
     ),
     (
         "within minus between networks",
