@@ -210,7 +210,9 @@ def _cells(
                 "splits": parts,
                 "how": method.how,
                 "features": method.features,
-                "model": None if model is None else model.model_dump(exclude={"model", "probes"}),
+                "model": None
+                if model is None
+                else model.model_dump(exclude={"model", "probes", "features"}),
                 "weights": next((weights[n] for n, m in plan.models.items() if m is model), None),
                 "settings": _settings(plan, method.how),
                 "semantoks": semantoks.__version__,
