@@ -289,7 +289,7 @@ def read_target(bench: AuditBench, target: str, methods: Sequence[Described]) ->
     Association or None
         Of site and target; None if there is one site, or the target is the site.
     """
-    task = read_task(bench.scans, target)
+    task = _task(bench, target)
     scans = bench.scans.iloc[task.rows].reset_index(drop=True)
     people, labels = subjects_of(scans), task.name(task.truth)
     splits = subject_folds(
@@ -363,8 +363,10 @@ def _task(bench: AuditBench, quantity: str) -> Task:
     column = bench.scans[quantity].where(
         np.isin(np.arange(len(bench.scans)), task.rows[np.isin(task.truth, large)])
     )
-    bench.notes.append(
+    note = (
         f"{quantity}: {len(counts) - len(large)} value(s) of fewer than {bench.n_folds} subjects "
         "are left out."
     )
+    if note not in bench.notes:
+        bench.notes.append(note)
     return read_task(bench.scans.assign(**{quantity: column}), quantity)
