@@ -16,12 +16,12 @@ from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.study import Study, run_study
 from semantoks.benchmark.study_cells import cells_of
-from semantoks.benchmark.study_methods import Cohort, Method, Question
+from semantoks.benchmark.study_methods import Cohort, Method, Question, methods_of
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan, read_plan
 from semantoks.benchmark.study_scores import corrected
 from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
 from semantoks.evaluation.metrics import balanced_accuracy
 from semantoks.evaluation.probe import cross_validated_predictions
@@ -147,6 +147,14 @@ def test_sites_that_were_not_learned_from_cannot_be_prepared(store, tmp_path, pl
     found = run_study(plan(prepare="combat", splits=splits), tmp_path / "out")
     assert {*found.scores["split"]} == {"random"}
     assert any("ComBat knows nothing of their effect" in text for text in found.skipped)
+
+
+def test_two_methods_cannot_have_the_same_name(plan):
+    models = {"a": {"model": "x", "features": ["cls", "mean"]}, "a mean": {"model": "y"}}
+    with pytest.raises(ConfigurationError, match="both be called 'a mean, ridge'"):
+        methods_of(plan(models=models))
+    twice = methods_of(plan(models={"a": {"model": "x", "probes": ["ridge", "ridge"]}}))
+    assert [method.name for method in twice] == ["a, ridge", "dummy", "connectivity"]
 
 
 def test_permuted_labels_on_request(store, tmp_path, plan):

@@ -124,7 +124,12 @@ def methods_of(plan: StudyPlan) -> list[Method]:
     Returns
     -------
     list of Method
-        Models first, in the order of the plan.
+        Models first, in the order of the plan; what is named twice is listed once.
+
+    Raises
+    ------
+    ConfigurationError
+        If two methods would have the same name.
     """
     methods = []
     for name, model in plan.models.items():
@@ -136,7 +141,14 @@ def methods_of(plan: StudyPlan) -> list[Method]:
                 said = f" {features}" if len(model.features) > 1 else ""
                 methods.append(Method(f"{name}{said}, {how}", "probe", how, model, features))
     baselines = dict.fromkeys((*plan.baselines, "connectivity", "dummy"))
-    return methods + [Method(how, "baseline", how) for how in baselines]
+    methods = list(dict.fromkeys(methods)) + [Method(how, "baseline", how) for how in baselines]
+    names = [method.name for method in methods]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"two methods of the plan would both be called {twice!r}. Give the models other names."
+        )
+    return methods
 
 
 class Cohort:
