@@ -25,12 +25,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from semantoks.benchmark.baselines.connectivity import connectivity_features
     from semantoks.benchmark.comparison import Comparison, compare, write_comparison
+    from semantoks.benchmark.study import run_study
+    from semantoks.benchmark.study_plan import read_plan
     from semantoks.data.atlas import Atlas
     from semantoks.data.placement import place_rois
     from semantoks.data.preparation import PreparationReport, prepare
     from semantoks.data.preprocessing import Preprocessing, preprocess
     from semantoks.data.recording import Recording
     from semantoks.data.scan_table import read_scan_table
+    from semantoks.data.selection import select_subjects
     from semantoks.data.simulation import simulate_cohort, write_cohort
     from semantoks.data.store import Store
     from semantoks.data.store_writer import StoreWriter
@@ -38,6 +41,20 @@ if TYPE_CHECKING:
     from semantoks.evaluation.embedding import embed
     from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
     from semantoks.evaluation.features import SemantoksFeatures
+    from semantoks.evaluation.finetuning import FineTuning
+    from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
+    from semantoks.evaluation.linear_probe import LinearProbe
+    from semantoks.evaluation.reliability import identify
+    from semantoks.evaluation.split_table import read_splits, write_splits
+    from semantoks.evaluation.splits import (
+        LeaveOneSiteOut,
+        PredefinedSplits,
+        RandomSubjectSplits,
+        SiteStratifiedFolds,
+        SubjectFolds,
+        check_splits,
+    )
+    from semantoks.evaluation.window_features import window_features
     from semantoks.interpretation.report import write_report
     from semantoks.model.checkpoint import load_encoder, save_encoder
     from semantoks.model.encoder import Encoding, SemantoksEncoder
@@ -49,12 +66,15 @@ __version__ = "0.1.0"
 _HOME: Final = {
     "semantoks.benchmark.baselines.connectivity": ("connectivity_features",),
     "semantoks.benchmark.comparison": ("Comparison", "compare", "write_comparison"),
+    "semantoks.benchmark.study": ("run_study",),
+    "semantoks.benchmark.study_plan": ("read_plan",),
     "semantoks.data.atlas": ("Atlas",),
     "semantoks.data.placement": ("place_rois",),
     "semantoks.data.preparation": ("PreparationReport", "prepare"),
     "semantoks.data.preprocessing": ("Preprocessing", "preprocess"),
     "semantoks.data.recording": ("Recording",),
     "semantoks.data.scan_table": ("read_scan_table",),
+    "semantoks.data.selection": ("select_subjects",),
     "semantoks.data.simulation": ("simulate_cohort", "write_cohort"),
     "semantoks.data.store": ("Store",),
     "semantoks.data.store_writer": ("StoreWriter",),
@@ -62,6 +82,20 @@ _HOME: Final = {
     "semantoks.evaluation.embedding": ("embed",),
     "semantoks.evaluation.embedding_file": ("Embeddings", "read_embeddings", "write_embeddings"),
     "semantoks.evaluation.features": ("SemantoksFeatures",),
+    "semantoks.evaluation.finetuning": ("FineTuning",),
+    "semantoks.evaluation.harmonization": ("ComBat", "ConfoundRegression"),
+    "semantoks.evaluation.linear_probe": ("LinearProbe",),
+    "semantoks.evaluation.reliability": ("identify",),
+    "semantoks.evaluation.split_table": ("read_splits", "write_splits"),
+    "semantoks.evaluation.splits": (
+        "LeaveOneSiteOut",
+        "PredefinedSplits",
+        "RandomSubjectSplits",
+        "SiteStratifiedFolds",
+        "SubjectFolds",
+        "check_splits",
+    ),
+    "semantoks.evaluation.window_features": ("window_features",),
     "semantoks.interpretation.report": ("write_report",),
     "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),

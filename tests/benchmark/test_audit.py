@@ -43,6 +43,7 @@ def sited(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 "diagnosis": "patient" if random.random() < (0.15, 0.5, 0.85)[site] else "control",
                 "coin": "heads" if random.random() < 0.5 else "tails",
                 "age": float(random.uniform(8, 40)),
+                "group": "rare" if person in (1, 2) else "ab"[person % 2],
             }
             recording = Recording(
                 (twin if person in (5, 7) else random.standard_normal((5, 40))).astype(np.float32),
@@ -221,3 +222,12 @@ def test_terminal_table_fits_80_columns(found):
     assert "…" not in text
     assert "diagnosis, one site left out" in text
     assert "chance 0.500" in text
+
+
+def test_rare_classes_of_a_target_are_left_out_and_said(sited):
+    found = audit(sited, {}, target="group", **QUICK)
+    assert found.settings["notes"].count("group: 1 value(s) of fewer than 3 subjects are left out.")
+    rows = found.table[found.table["quantity"] == "group"]
+    assert {*rows["n_classes"]} == {2}
+    assert "confounds alone" in {*rows["method"]}
+    assert len([note for note in found.settings["notes"] if note.startswith("group: 1")]) == 1

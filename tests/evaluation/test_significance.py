@@ -208,3 +208,22 @@ def test_fold_without_a_defined_metric_is_left_out():
     truth = np.array([0, 1, 0, 1, 0, 1, 0, 1])  # each test part holds one class
     folds = [FoldPrediction(s, truth[s.test], np.eye(2)[truth[s.test]]) for s in split]
     assert compare_folds(folds, folds, truth, kind="classification", metric="auc").n_folds == 0
+
+
+def test_a_permutation_without_a_score_does_not_speak_for_the_method():
+    features = np.linspace(-1, 1, 12)[:, None]
+    truth = (np.arange(12) >= 6).astype(int)
+    split = Split("mine", 0, "0", np.arange(1, 11), np.array([0, 11]))
+    found = permutation_test(
+        features,
+        truth,
+        lambda _: [split],
+        kind="classification",
+        subjects=np.arange(12),
+        metric="auc",
+        n_permutations=40,
+    )
+    undefined = np.isnan(found.null)  # both people who are tested have the same label
+    assert found.value == 1
+    assert undefined.any()
+    assert found.p == (1 + np.sum(undefined | (found.null >= 1))) / 41

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from semantoks.benchmark.alignment import align
 from semantoks.benchmark.baselines.confounds import confound_predictions
 from semantoks.benchmark.baselines.connectivity import connectivity_features
+from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.tasks import Task, read_task
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.audit import Association, auditable, site_association
-from semantoks.evaluation.bootstrap import bootstrap_weights
 from semantoks.evaluation.confound_columns import confound_columns
 from semantoks.evaluation.confounds import as_text
 from semantoks.evaluation.embedding_file import Embeddings
@@ -118,11 +118,7 @@ class AuditBench:
             self.notes.append(note)
             return
         people = subjects_of(self.scans)[task.rows]
-        place = np.zeros(len(people), dtype=np.int64)
-        for k, split in enumerate(splits):
-            place[split.test] = k
-        once = len({split.repeat for split in splits}) == 1
-        weights = bootstrap_weights(people, self.n_draws, self.seed, place if once else None)
+        weights = draw_weights(splits, people, self.n_draws, self.seed)
         scores = score_predictions(folds, task.truth, weights, kind=task.kind)
         for metric, score in scores.items():
             fair = 1 / len(task.classes) if metric == "balanced_accuracy" else float("nan")
@@ -293,7 +289,7 @@ def read_target(bench: AuditBench, target: str, methods: Sequence[Described]) ->
     Association or None
         Of site and target; None if there is one site, or the target is the site.
     """
-    task = read_task(bench.scans, target)
+    task = _task(bench, target)
     scans = bench.scans.iloc[task.rows].reset_index(drop=True)
     people, labels = subjects_of(scans), task.name(task.truth)
     splits = subject_folds(
@@ -367,8 +363,10 @@ def _task(bench: AuditBench, quantity: str) -> Task:
     column = bench.scans[quantity].where(
         np.isin(np.arange(len(bench.scans)), task.rows[np.isin(task.truth, large)])
     )
-    bench.notes.append(
+    note = (
         f"{quantity}: {len(counts) - len(large)} value(s) of fewer than {bench.n_folds} subjects "
         "are left out."
     )
+    if note not in bench.notes:
+        bench.notes.append(note)
     return read_task(bench.scans.assign(**{quantity: column}), quantity)

@@ -16,12 +16,13 @@ import semantoks
 from semantoks.benchmark.alignment import align
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.baselines.dummy import dummy_predictions
+from semantoks.benchmark.draws import draw_weights, n_repeats
 from semantoks.benchmark.layout import prediction_table, score_table
 from semantoks.benchmark.tasks import Task, kept_scans, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding_file import Embeddings
-from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, bootstrap_weights
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY
 from semantoks.evaluation.probe import (
     Classifier,
     FoldPrediction,
@@ -219,33 +220,6 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     return folder
 
 
-def draw_weights(
-    splits: Sequence[Split], subjects: NDArray[Any], n_draws: int, seed: int
-) -> NDArray[np.float64]:
-    """Draw subjects; if they are divided once only, draw folds and then subjects in them.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        The splits that are scored.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    n_draws, seed : int
-        How many draws, and their seed.
-
-    Returns
-    -------
-    ndarray of shape (draw, scan)
-        How often each scan was drawn.
-    """
-    if _n_repeats(splits) > 1:
-        return bootstrap_weights(subjects, n_draws, seed)
-    folds = np.zeros(len(subjects), dtype=np.int64)
-    for k, split in enumerate(splits):
-        folds[split.test] = k
-    return bootstrap_weights(subjects, n_draws, seed, folds)
-
-
 def _check_names(embeddings: Mapping[str, Embeddings]) -> None:
     """Refuse the names of the baselines."""
     taken = [name for name in embeddings if name in (CONNECTIVITY, DUMMY)]
@@ -272,11 +246,6 @@ def _make_splits(
         raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
     labels = task.name(task.truth)
     return subject_folds(scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed)
-
-
-def _n_repeats(splits: Sequence[Split]) -> int:
-    """Count how often the subjects are divided."""
-    return len({split.repeat for split in splits})
 
 
 def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Split]:
@@ -333,8 +302,8 @@ def _facts(
         "n_subjects": int(scans["subject"].nunique()),
         "n_missing": task.n_missing,
         "n_folds": len({split.fold for split in splits}),
-        "n_repeats": _n_repeats(splits),
-        "resampling": "subjects" if _n_repeats(splits) > 1 else "folds, then subjects",
+        "n_repeats": n_repeats(splits),
+        "resampling": "subjects" if n_repeats(splits) > 1 else "folds, then subjects",
         "splits_sha256": splits_record(table)["sha256"],
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
         "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},

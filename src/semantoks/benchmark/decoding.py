@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import semantoks
 from semantoks.benchmark.baselines.connectivity import fisher_z
 from semantoks.benchmark.baselines.dummy import dummy_predictions
+from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.layout import prediction_table, score_table
 from semantoks.benchmark.tasks import Task, read_task
 from semantoks.data.store import Store
@@ -26,7 +27,7 @@ from semantoks.evaluation.embedding import (
     check_preprocessing,
     embedding_provenance,
 )
-from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, bootstrap_weights
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY
 from semantoks.evaluation.probe import (
     Classifier,
     FoldPrediction,
@@ -148,7 +149,7 @@ def decode_blocks(
     }
     subjects = frame["subject"].to_numpy(dtype=str)
     predicted = _predict(described, task, splits, subjects, classifier)
-    weights = bootstrap_weights(subjects, n_draws, seed)
+    weights = draw_weights(splits, subjects, n_draws, seed)
     scores = {
         name: score_predictions(folds, task.truth, weights, kind="classification")
         for name, folds in predicted.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -20,24 +19,31 @@ from semantoks.benchmark.baselines.temporal_statistics import temporal_features
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.benchmark.tasks import Task
 from semantoks.data.store import Store
+from semantoks.errors import ConfigurationError
 from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
 from semantoks.evaluation.confound_columns import confound_columns
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.finetuning import finetune_predictions
 from semantoks.evaluation.fresh import fresh_weights
+from semantoks.evaluation.harmonization import ComBat
+from semantoks.evaluation.linear import learning_from_both
 from semantoks.evaluation.linear_probe import linear_probe_predictions
 from semantoks.evaluation.neighbours import neighbour_predictions
-from semantoks.evaluation.probe import FoldPrediction, cross_validated_predictions
+from semantoks.evaluation.preparation import Preparation
+from semantoks.evaluation.probe import (
+    Classifier,
+    FoldPrediction,
+    Scaling,
+    cross_validated_predictions,
+)
 from semantoks.evaluation.probe_settings import ProbeSettings
 from semantoks.evaluation.ridge import rotate
-from semantoks.evaluation.splits import Split, subjects_of
+from semantoks.evaluation.significance import PermutationTest, permutation_test
+from semantoks.evaluation.splits import Split, Splitter, subjects_of
 from semantoks.evaluation.window_features import window_features, window_tokens
 from semantoks.evaluation.window_model import WindowTraining
 from semantoks.model.checkpoint import SavedModel, load_model
 from semantoks.model.encoder import SemantoksEncoder
-
-CLOSED: frozenset[str] = frozenset({"ridge", "logistic", "neighbours"})
-"""Probes that choose inside of what they learn from, and so learn from validation parts too."""
 
 
 class Question(NamedTuple):
@@ -51,11 +57,35 @@ class Question(NamedTuple):
         Their rows of the table of scans; what splits count.
     splits : tuple of Split
         With validation parts where the plan has some.
+    splitter : Splitter
+        What made them, for labels that are permuted.
+    prepare : Preparation or None
+        What is done to features, not fitted.
     """
 
     task: Task
     scans: pd.DataFrame
     splits: tuple[Split, ...]
+    splitter: Splitter
+    prepare: Preparation | None = None
+
+
+class LinearMethod(NamedTuple):
+    """A linear model of one row of features a scan.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Of the scans of the question.
+    classifier : {"ridge", "logistic"}
+        For classes.
+    scaling : {"standardize", "center"}
+        As in `cross_validated_predictions`.
+    """
+
+    features: NDArray[Any]
+    classifier: Classifier = "ridge"
+    scaling: Scaling = "standardize"
 
 
 @dataclass(frozen=True)
@@ -94,7 +124,12 @@ def methods_of(plan: StudyPlan) -> list[Method]:
     Returns
     -------
     list of Method
-        Models first, in the order of the plan.
+        Models first, in the order of the plan; what is named twice is listed once.
+
+    Raises
+    ------
+    ConfigurationError
+        If two methods would have the same name.
     """
     methods = []
     for name, model in plan.models.items():
@@ -106,7 +141,14 @@ def methods_of(plan: StudyPlan) -> list[Method]:
                 said = f" {features}" if len(model.features) > 1 else ""
                 methods.append(Method(f"{name}{said}, {how}", "probe", how, model, features))
     baselines = dict.fromkeys((*plan.baselines, "connectivity", "dummy"))
-    return methods + [Method(how, "baseline", how) for how in baselines]
+    methods = list(dict.fromkeys(methods)) + [Method(how, "baseline", how) for how in baselines]
+    names = [method.name for method in methods]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"two methods of the plan would both be called {twice!r}. Give the models other names."
+        )
+    return methods
 
 
 class Cohort:
@@ -189,31 +231,6 @@ def load_weights(model: ModelPlan) -> SemantoksEncoder:
     return saved.encoder
 
 
-def learning_from_both(splits: Sequence[Split]) -> list[Split]:
-    """Join training and validation parts, for methods that choose inside of what they learn from.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        Splits with or without validation parts.
-
-    Returns
-    -------
-    list of Split
-        The same test parts.
-    """
-    return [
-        Split(
-            split.name,
-            split.repeat,
-            split.fold,
-            np.sort(np.concatenate([split.train, split.validation])),
-            split.test,
-        )
-        for split in splits
-    ]
-
-
 def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
     """Predict the test parts by a method.
 
@@ -231,115 +248,155 @@ def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPre
     tuple of FoldPrediction
         One a split, in the same order.
     """
+    linear, task = _linear(method, question, cohort), question.task
+    if linear is not None:
+        return cross_validated_predictions(
+            linear.features,
+            task.truth,
+            question.splits,
+            kind=task.kind,
+            subjects=subjects_of(question.scans),
+            classifier=linear.classifier,
+            scaling=linear.scaling,
+            prepare=question.prepare,
+            scans=question.scans,
+        )
     if method.kind == "baseline":
         return _baseline(method.how, question, cohort)
     return _probe(method, question, cohort)
 
 
-def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
-    """Predict without a model."""
-    task, subjects = question.task, subjects_of(question.scans)
-    splits = learning_from_both(question.splits)
-    rows = task.rows
-    if how == "dummy":
-        return dummy_predictions(task.truth, splits, kind=task.kind)
-    if how == "confounds":
-        chosen = confound_columns(
-            question.scans, task.target, task.truth, cohort.plan.confounds or None
-        )
-        return confound_predictions(
-            question.scans,
-            task.truth,
-            splits,
-            columns=chosen.used,
-            kind=task.kind,
-            subjects=subjects,
-        )
-    if how == "tangent":
-        of_scans = covariances(cohort.store).take(rows)
-        return tangent_predictions(of_scans, task.truth, splits, kind=task.kind, subjects=subjects)
-    if how == "mlp":
-        return mlp_predictions(
-            cohort.store,
-            task.truth,
-            question.splits[: cohort.plan.finetuning.splits],
-            kind=task.kind,
-            subjects=subjects,
-            rows=rows,
-            settings=MLP_TRAINING._replace(
-                class_weight=cohort.plan.probe.class_weight, seed=cohort.plan.seed
-            ),
-        )
-    scaling: Literal["center", "standardize"] = "center"
-    if how == "temporal":
-        features, scaling = cohort.temporal, "standardize"
-    else:
-        features = cohort.edges("partial" if how == "partial" else "correlation")
-    return cross_validated_predictions(
-        rotate(features[rows]) if scaling == "center" else features[rows],
+def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTest:
+    """Compare the score of a linear method with those of labels given to other people.
+
+    People are divided anew for every permutation, as the splitter does it.
+
+    Parameters
+    ----------
+    method : Method
+        How; one of `PREPARED`.
+    question : Question
+        What.
+    cohort : Cohort
+        Of whom.
+
+    Returns
+    -------
+    PermutationTest
+        Of the deciding metric, averaged over folds.
+
+    Raises
+    ------
+    ConfigurationError
+        If the method is none of these.
+    """
+    linear, task = _linear(method, question, cohort), question.task
+    if linear is None:
+        raise ConfigurationError(f"labels are not permuted for {method.name}.")
+
+    def divide(labels: NDArray[Any]) -> list[Split]:
+        return question.splitter.splits(question.scans, task.name(labels), kind=task.kind)
+
+    return permutation_test(
+        linear.features,
         task.truth,
-        splits,
+        divide,
         kind=task.kind,
-        subjects=subjects,
-        scaling=scaling,
+        subjects=subjects_of(question.scans),
+        n_permutations=cohort.plan.permutations,
+        seed=cohort.plan.seed,
+        classifier=linear.classifier,
+        scaling=linear.scaling,
+        prepare=question.prepare,
+        scans=question.scans,
+    )
+
+
+def _linear(method: Method, question: Question, cohort: Cohort) -> LinearMethod | None:
+    """Return what a linear method reads; None if the method is of another kind."""
+    how, rows = method.how, question.task.rows
+    if how == "temporal":
+        return LinearMethod(cohort.temporal[rows])
+    if how in ("connectivity", "partial"):
+        edges = cohort.edges("partial" if how == "partial" else "correlation")[rows]
+        # ComBat looks at features one by one, everything else at inner products only.
+        whole = isinstance(question.prepare, ComBat)
+        return LinearMethod(edges if whole else rotate(edges), scaling="center")
+    if method.model is None or how not in ("ridge", "logistic"):
+        return None
+    features = cohort.features(method.model, method.features)[rows]
+    return LinearMethod(features, "logistic" if how == "logistic" else "ridge")
+
+
+def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
+    """Predict without a model, by what is no linear model of features that are there."""
+    task, plan, splits = question.task, cohort.plan, question.splits
+    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects_of(question.scans)}
+    if how == "dummy":
+        both = [learning_from_both(split) for split in splits]
+        return dummy_predictions(task.truth, both, kind=task.kind)
+    if how == "confounds":
+        named = plan.confounds or None
+        columns = confound_columns(question.scans, task.target, task.truth, named).used
+        return confound_predictions(question.scans, task.truth, splits, columns=columns, **known)
+    if how == "tangent":
+        of_scans = covariances(cohort.store).take(task.rows)
+        return tangent_predictions(of_scans, task.truth, splits, **known)
+    return mlp_predictions(
+        cohort.store,
+        task.truth,
+        splits[: plan.finetuning.splits],
+        rows=task.rows,
+        settings=MLP_TRAINING._replace(class_weight=plan.probe.class_weight, seed=plan.seed),
+        **known,
     )
 
 
 def _probe(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
-    """Predict from what a model says."""
+    """Predict from what a model says of windows, by neighbours, or by training it further."""
     if method.model is None:
         raise TypeError(f"method {method.name} has no model")
-    task, subjects, plan = question.task, subjects_of(question.scans), cohort.plan
-    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects}
-    both = learning_from_both(question.splits)
-    settings = ProbeSettings(
-        plan.probe.rates, plan.probe.epochs, plan.probe.class_weight, plan.seed
-    )
-    if method.how in ("ridge", "logistic"):
-        features = cohort.features(method.model, method.features)[task.rows]
-        return cross_validated_predictions(
-            features,
-            task.truth,
-            both,
-            classifier="logistic" if method.how == "logistic" else "ridge",
-            **known,
-        )
+    task, plan, model = question.task, cohort.plan, method.model
+    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects_of(question.scans)}
     if method.how == "neighbours":
-        features = cohort.features(method.model, method.features)[task.rows]
-        return neighbour_predictions(features, task.truth, both, **known)
-    encoder = load_weights(method.model)
+        features = cohort.features(model, method.features)[task.rows]
+        return neighbour_predictions(features, task.truth, question.splits, **known)
+    encoder = load_weights(model)
     if method.how == "linear":
         windows = window_features(
-            cohort.store, encoder, features=method.features, windows=method.model.windows
+            cohort.store, encoder, features=method.features, windows=model.windows
+        )
+        settings = ProbeSettings(
+            plan.probe.rates, plan.probe.epochs, plan.probe.class_weight, plan.seed
         )
         return linear_probe_predictions(
             windows.take(task.rows), task.truth, question.splits, settings=settings, **known
         )
     if method.how == "attention":
-        tokens = window_tokens(cohort.store, encoder, windows=method.model.windows)
+        tokens = window_tokens(cohort.store, encoder, windows=model.windows)
         # Rates of its own: it learns by another optimizer than the linear probe.
         tuned = ATTENTION._replace(class_weight=plan.probe.class_weight, seed=plan.seed)
         return attention_probe_predictions(
             tokens.take(task.rows), task.truth, question.splits, settings=tuned, **known
         )
-
     return finetune_predictions(
         cohort.store,
         encoder,
         task.truth,
         question.splits[: plan.finetuning.splits],
         rows=task.rows,
-        settings=_training(plan),
+        settings=_training(plan, model),
         **known,
     )
 
 
-def _training(plan: StudyPlan) -> WindowTraining:
+def _training(plan: StudyPlan, model: ModelPlan) -> WindowTraining:
     """Return how networks are trained on windows, as the plan says."""
     return WindowTraining(
         epochs=plan.finetuning.epochs,
         learning_rate=plan.finetuning.learning_rate,
         batch_size=plan.finetuning.batch_size,
+        windows=model.windows,
         class_weight=plan.probe.class_weight,
         precision=plan.finetuning.precision,
         seed=plan.seed,

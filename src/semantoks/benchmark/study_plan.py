@@ -55,6 +55,9 @@ class SplitPlan(_Section):
     site_column: str = Field("site", description="column that names the site")
     family_column: str | None = Field(None, description="column that keeps relatives together")
     path: Path | None = Field(None, description="lists or file, for predefined")
+    absent: Literal["refuse", "drop"] = Field(
+        "refuse", description="names in predefined lists whose scans or targets are not there"
+    )
 
     @property
     def label(self) -> str:
@@ -102,7 +105,7 @@ class SplitPlan(_Section):
             )
         if self.path is None:
             raise ConfigurationError("splits of kind predefined need a path to their lists.")
-        return PredefinedSplits(self.path, **common)
+        return PredefinedSplits(self.path, absent=self.absent, **common)
 
 
 class ModelPlan(_Section):
@@ -151,6 +154,12 @@ class StudyPlan(_Section):
     )
     leave_out: tuple[str, ...] = Field((), description="scans that take no part")
     exclude_seen: bool = Field(False, description="leave people out whom a model was trained on")
+    prepare: Literal["none", "regress-confounds", "combat"] = Field(
+        "none", description="what is done to features, fitted in every training part"
+    )
+    permutations: int = Field(
+        0, ge=0, description="permutations of labels for the p of linear methods; 0 for none"
+    )
     probe: ProbePlan = ProbePlan()
     finetuning: FineTuningPlan = FineTuningPlan()
     seed: int = Field(0, ge=0, description="of divisions, probes and draws")

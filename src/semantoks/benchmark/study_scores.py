@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from semantoks.benchmark.comparison import draw_weights
+from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.study_methods import Question
 from semantoks.evaluation.metrics import CONNECTIVITY, METRICS, interval
 from semantoks.evaluation.probe import FoldPrediction, fold_metric, score_predictions
@@ -124,6 +124,36 @@ def summary_table(
     for _, part in table[table["p"].notna()].groupby("metric"):
         table.loc[part.index, "p_corrected"] = correct_p_values(part["p"].to_numpy(), "holm")
     return table
+
+
+def corrected(scores: pd.DataFrame) -> pd.DataFrame:
+    """Correct p for all targets, splits and methods of a study, by Holm's method.
+
+    The deciding metrics of all targets are one family, the second ones another, and so on: who
+    looks at balanced accuracy of one target and R² of another has looked twice.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Tables of `summary_table`, under one another.
+
+    Returns
+    -------
+    DataFrame
+        The scores with the column p_corrected_all, and p_permutation_corrected where they have
+        p_permutation.
+    """
+    place = [
+        METRICS[kind].index(m) for kind, m in zip(scores["kind"], scores["metric"], strict=True)
+    ]
+    wanted = {"p": "p_corrected_all", "p_permutation": "p_permutation_corrected"}
+    for column, name in wanted.items():
+        if column in scores:
+            found = scores.groupby(pd.Series(place, index=scores.index))[column]
+            scores = scores.assign(
+                **{name: found.transform(lambda p: correct_p_values(p.to_numpy(), "holm"))}
+            )
+    return scores
 
 
 def _tested(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
 from semantoks.errors import InputError
 from semantoks.terminal import Output
-
-if TYPE_CHECKING:
-    pass
 
 _LITTLE = 0.5
 

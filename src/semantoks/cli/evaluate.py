@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,10 +64,15 @@ def evaluate(
     output.result({"out": str(out), "scores": study.scores.to_dict(orient="records")})
 
 
-def _seen(counts: pd.Series[int]) -> list[str]:
-    """Say which methods were pretrained on people of this study."""
-    return [
-        f"{method}: the model was pretrained, without labels, on {count} of the subjects."
-        for method, count in counts.items()
-        if count
-    ]
+def _seen(counts: pd.Series[float]) -> list[str]:
+    """Say which methods were pretrained on people of this study, or may have been."""
+    said = []
+    for method, count in counts.items():
+        if math.isnan(count):
+            said.append(f"{method}: the model does not say whom it was pretrained on.")
+        elif count:
+            said.append(
+                f"{method}: the model was pretrained, without labels, on {count:.0f} of the "
+                "subjects."
+            )
+    return said

@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from semantoks.evaluation.preparation import Preparation
 from semantoks.evaluation.probe import (
     Classifier,
     FoldPrediction,
+    Scaling,
     cross_validated_predictions,
     fold_metric,
 )
@@ -58,7 +61,8 @@ class PermutationTest(NamedTuple):
     null : ndarray of shape (permutation,)
         The metric with each permutation of them.
     p : float
-        (1 + permutations that score at least as well) / (1 + permutations): one-sided.
+        (1 + permutations that score at least as well) / (1 + permutations): one-sided. A
+        permutation with which the metric is not defined counts as one that does.
     """
 
     value: float
@@ -178,12 +182,15 @@ def permutation_test(
     n_permutations: int = 200,
     seed: int = 0,
     classifier: Classifier = "ridge",
+    scaling: Scaling = "standardize",
+    prepare: Preparation | None = None,
+    scans: pd.DataFrame | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PermutationTest:
     """Compare a score with those of labels that were given to other subjects.
 
-    Scaling, penalty and model are fitted anew for every permutation. The labels of all scans of a
-    subject move together.
+    Preparation, scaling, penalty and model are fitted anew for every permutation. The labels of
+    all scans of a subject move together.
 
     Parameters
     ----------
@@ -208,6 +215,12 @@ def permutation_test(
         Seed of the permutations.
     classifier : {"ridge", "logistic"}
         Linear model for classes.
+    scaling : {"standardize", "center"}
+        Whether features are brought to unit variance, or only centred.
+    prepare : Preparation, optional
+        What is done to the features before, as for `cross_validated_predictions`; not fitted.
+    scans : DataFrame, optional
+        The table of the scans, where the preparation finds sites and confounds.
     progress : callable, optional
         Called with the number of permutations that are done and the number of all.
 
@@ -230,7 +243,15 @@ def permutation_test(
 
     def score(labels: NDArray[Any]) -> float:
         folds = cross_validated_predictions(
-            features, labels, divide(labels), kind=kind, subjects=subjects, classifier=classifier
+            features,
+            labels,
+            divide(labels),
+            kind=kind,
+            subjects=subjects,
+            classifier=classifier,
+            scaling=scaling,
+            prepare=prepare,
+            scans=scans,
         )
         values = np.array([fold_metric(name, labels, fold) for fold in folds])
         defined = values[np.isfinite(values)]
@@ -241,7 +262,8 @@ def permutation_test(
         null[i] = score(permute_labels(truth, subjects, random, blocks))
         if progress is not None:
             progress(i + 1, n_permutations)
-    as_good = null <= value if name in LOWER_IS_BETTER else null >= value
+    worse = null > value if name in LOWER_IS_BETTER else null < value
+    as_good = ~worse  # a permutation without a score counts against the method
     p = (1 + int(as_good.sum())) / (1 + n_permutations) if np.isfinite(value) else float("nan")
     return PermutationTest(value, null, p)
 
