@@ -199,7 +199,8 @@ class Store:
         """How good every scan is that was found, one row each, sorted by scan.
 
         Columns scan, subject, session, site, category and reason (empty if the scan is kept),
-        motion (mm), share_scrubbed, t_r (s), those of `semantoks.data.quality.ScanQuality`, and source.
+        motion (mm), share_scrubbed, t_r (s), those of `semantoks.data.quality.ScanQuality`, and
+        source.
 
         Raises
         ------
