@@ -151,7 +151,7 @@ def test_names_and_sidecars_say_who_when_and_how_fast(tmp_path: Path) -> None:
     assert (scan.subject, scan.session, scan.t_r) == ("sub-01", "ses-b", 0.8)
     sidecar.write_text(json.dumps({"RepetitionTime": 800}))
     with pytest.raises(InputError, match=r"timeseries.json is '800'.*milliseconds; give 0.8"):
-        find_scans(tmp_path, ATLAS)
+        find_scans(tmp_path, ATLAS).scans[0].load()
 
 
 def test_table_of_participants_is_found_and_not_taken_for_a_scan(tmp_path: Path) -> None:

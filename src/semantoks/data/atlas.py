@@ -88,7 +88,10 @@ class Atlas:
     def __post_init__(self) -> None:
         n = len(self.labels)
         if n == 0:
-            raise InputError(f"atlas {self.name!r} has no ROIs.")
+            raise InputError(
+                f"atlas {self.name!r} has no ROIs; a row a ROI, with a label and the network that "
+                "it belongs to, was expected. Export the table again."
+            )
         lengths = {len(self.networks), len(self.hemispheres), len(self.coordinates)}
         if lengths != {n} or len(self.values) not in (0, n):
             raise InputError(f"the columns of atlas {self.name!r} have different lengths.")
@@ -145,7 +148,7 @@ class Atlas:
                 + nearest(str(name_or_table), BUILT_IN)
             )
         if not path.is_file():
-            raise InputError(f"atlas table {path} does not exist.")
+            raise InputError(f"atlas table {path} does not exist. Check its name and folder.")
         with path.open(encoding="utf-8-sig") as stream:
             table = _read_table(stream, "\t" if path.suffix == ".tsv" else ",")
         return cls.from_table(table, name=path.stem)
@@ -176,7 +179,8 @@ class Atlas:
             raise InputError(
                 f"the table of atlas {name!r} lacks the column(s) {', '.join(missing)}; it has "
                 f"{', '.join(map(str, table.columns))}. Each row is a ROI and needs a label and "
-                "the network that it belongs to."
+                "the network that it belongs to. Add them (columns of a .tsv are separated by "
+                "tabs, those of a .csv by commas)."
             )
         n = len(table)
         labels = tuple(_text(table["label"]))
@@ -398,7 +402,8 @@ def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
         return np.array([float(x) for x in texts])
     except ValueError as error:
         raise InputError(
-            f"column {column.name} of the table of atlas {name!r} must hold numbers, but: {error}."
+            f"column {column.name} of the table of atlas {name!r} must hold numbers, but: {error}. "
+            "Correct it, or drop the column."
         ) from error
 
 

@@ -147,6 +147,13 @@ def read_confounds(path: Path, columns: Collection[str] | None = None) -> pd.Dat
             f"confounds table {path} has the columns of fMRIPrep before version 1.2 (such as "
             "FramewiseDisplacement), which cannot be used. Run a newer fMRIPrep."
         )
+    for name, column in table.items():
+        if not pd.api.types.is_numeric_dtype(column):
+            row = int((pd.to_numeric(column, errors="coerce").isna() & column.notna()).argmax())
+            raise InputError(
+                f"confounds table {path}, line {row + 2}, column {name!r}: a number or n/a was "
+                f"expected, but {str(column.iloc[row])!r} stands there. Copy the table again."
+            )
     return _complete(table)
 
 

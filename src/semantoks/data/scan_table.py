@@ -244,11 +244,12 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
         options = {"low_memory": False, "encoding": "utf-8-sig", **options}
         table = pd.read_csv(path, sep=separator, **options)
     except FileNotFoundError as error:
-        raise InputError(f"table {path} does not exist.") from error
+        raise InputError(f"table {path} does not exist. Check its name and folder.") from error
     except (ValueError, OSError) as error:
         raise InputError(
             f"table {path} cannot be read: {str(error).strip()}. A header and then a row a scan, "
-            f"with {'tabs' if path.suffix == '.tsv' else 'commas'} between columns, was expected."
+            f"with {'tabs' if path.suffix == '.tsv' else 'commas'} between columns, was expected. "
+            "Save it again as UTF-8 text."
         ) from error
     if not isinstance(table.index, pd.RangeIndex):
         # pandas takes the first cells of rows that are too long for their names.

@@ -9,9 +9,11 @@ RepetitionTime.
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final
 
 import numpy as np
@@ -95,13 +97,18 @@ def _list_files(source: Path) -> list[Path]:
 def _describe(path: Path, atlas: Atlas) -> ScanFile:
     """Read out of a name who was measured when."""
     entities = parse_entities(path.stem)
+    try:
+        t_r = _read_t_r(path.with_suffix(".json"))
+    except InputError:
+        # Complained of when the scan is loaded, so that others can be used.
+        t_r = math.nan
     return ScanFile(
         scan=path.stem,
         load=partial(_load, path, atlas),
         source=str(path),
         subject=entities.subject,
         session=entities.session,
-        t_r=_read_t_r(path.with_suffix(".json")),
+        t_r=t_r,
     )
 
 
@@ -112,7 +119,10 @@ def _read_t_r(sidecar: Path) -> float | None:
     try:
         content = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{sidecar} cannot be read as JSON: {error}.") from error
+        raise InputError(
+            f"{sidecar} cannot be read as JSON: {error}. Correct it, or remove it and give the "
+            "repetition time otherwise."
+        ) from error
     value = content.get("RepetitionTime") if isinstance(content, dict) else None
     if value is None or isinstance(value, dict):
         # Beside a table, the file explains its columns.
@@ -122,6 +132,7 @@ def _read_t_r(sidecar: Path) -> float | None:
 
 def _load(path: Path, atlas: Atlas) -> NDArray[np.floating[Any]]:
     """Read one file, shape (roi, time)."""
+    _read_t_r(path.with_suffix(".json"))
     if path.suffix == ".npy":
         return _orient(_load_npy(path), path, atlas)
     table = read_text_table(path, empty_cells=True)
@@ -136,11 +147,17 @@ def _load_npy(path: Path) -> NDArray[np.floating[Any]]:
     """Read a .npy file of numbers."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
+        # The last two: the header of the file is Python, and is parsed as such.
         raise InputError(
             f"{path} cannot be read as a .npy file of numbers: {error}. It may be cut off; save "
             "this scan again with numpy.save."
         ) from error
+    if not isinstance(values, np.ndarray):
+        raise InputError(
+            f"{path} is an archive of several arrays (.npz), but a single array was expected. Save "
+            "this scan again with numpy.save."
+        )
     if values.dtype.kind not in "iuf":
         raise InputError(
             f"{path} holds values of type {values.dtype}; real numbers were expected. "

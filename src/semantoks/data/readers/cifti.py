@@ -12,6 +12,7 @@ Others are read as they are; the name is the scan.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -202,15 +203,12 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
 
 
 def _t_r_at_first_sight(name: BidsName) -> float | None:
-    """Return the repetition time; contradictions are complained of when the scan is loaded."""
+    """Return the repetition time; NaN if that fails, which is complained of when it is loaded."""
     try:
-        return t_r_of_cifti(open_cifti(name.path), name.path)
+        t_r = t_r_of_cifti(open_cifti(name.path), name.path)
+        return read_t_r(name) if t_r is None else t_r
     except InputError:
-        pass
-    try:
-        return read_t_r(name)
-    except InputError:
-        return None
+        return math.nan
 
 
 def _load(

@@ -12,6 +12,7 @@ fMRIPrep denoises nothing, so confounds are regressed out here unless told other
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -210,17 +211,12 @@ def describe_confounds(name: BidsName, options: ReaderOptions) -> Known:
 
 
 def _t_r_at_first_sight(name: BidsName) -> float | None:
-    """Return the repetition time; contradictions are complained of when the scan is loaded."""
+    """Return the repetition time; NaN if that fails, which is complained of when it is loaded."""
     try:
         t_r = read_t_r(name)
-    except InputError:
-        t_r = None
-    if t_r is not None:
-        return t_r
-    try:
-        return _t_r_of_header(nib.load(name.path))
-    except DAMAGED:
-        return None
+        return _t_r_of_header(nib.load(name.path)) if t_r is None else t_r
+    except (InputError, *DAMAGED):
+        return math.nan
 
 
 def _t_r_of_header(image: Any) -> float | None:

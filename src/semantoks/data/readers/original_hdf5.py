@@ -172,12 +172,19 @@ def _check_shapes(file: h5py.File, source: Path, atlas: Atlas, parts: tuple[str,
     told = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
     if any(len(shape) != 3 for shape in shapes.values()):
         raise InputError(
-            f"{source}: series of shape (scan, roi, time) were expected, but there are {told}."
+            f"{source}: series of shape (scan, roi, time) were expected, but there are {told}. "
+            "Write the file again."
         )
     if len({(shape[0], shape[2]) for shape in shapes.values()}) != 1:
         raise InputError(
             f"{source}: all atlases need the same number of scans and volumes, as in (scan, roi, "
             f"time), but there are {told}. Write the file again."
+        )
+    textual = [part for part in parts if file[part].dtype.kind not in "iuf"]
+    if textual:
+        raise InputError(
+            f"{source}: {textual[0]} holds values of type {file[textual[0]].dtype}; real numbers "
+            "were expected. Write the series again as float32."
         )
     n_rois = sum(shape[1] for shape in shapes.values())
     if n_rois != len(atlas):

@@ -73,10 +73,7 @@ def read_text_table(path: Path, *, empty_cells: bool = False) -> TextTable:
     if values is None:
         raise InputError(_diagnose(path, content, layout, empty_cells))
     if values.shape[1] == 0:
-        raise InputError(
-            f"{path} has a header but no data: a line a volume was expected. "
-            "Export this scan again, or remove the file."
-        )
+        raise InputError(_explain_no_data(path))
     return TextTable(layout.header, values)
 
 
@@ -96,7 +93,7 @@ def _read_bytes(path: Path) -> bytes:
             f"{path} is not a text file (it holds zero bytes), but numbers as UTF-8 text were "
             "expected. Export this scan again as plain text."
         )
-    return content.replace(b"\r\n", b"\n")
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _lay_out(path: Path, content: bytes, empty_cells: bool) -> tuple[_Layout, bytes]:
@@ -210,11 +207,21 @@ def _diagnose(path: Path, content: bytes, layout: _Layout, empty_cells: bool) ->
                 f"line of data, but there are {len(cells)} ({_NAMES[layout.delimiter]}-separated). "
                 "The file may be cut off; download or export this scan again."
             )
+    if not any(line.strip() for line in lines[layout.n_skipped :]):
+        return _explain_no_data(path)
     return f"{path} cannot be read as a table of numbers; export this scan again as plain text."
+
+
+def _explain_no_data(path: Path) -> str:
+    """Say that a file ends after its header."""
+    return (
+        f"{path} has a header but no data: a line a volume was expected. Export this scan again, "
+        "or remove the file."
+    )
 
 
 def _name_of(column: int, layout: _Layout) -> str:
     """Return the name of a column in brackets, if it has one."""
-    if len(layout.header) != layout.n_columns:
+    if len(layout.header) != layout.n_columns or column > layout.n_columns:
         return ""
     return f" ({layout.header[column - 1]})"
