@@ -122,7 +122,7 @@ def test_quality_has_a_row_for_every_scan(tmp_path: Path, log: Path, find: list[
     assert "never guessed" in rows.loc["z", "reason"]
     assert rows["n_volumes"].tolist() == [130] * 5 + [50, 130, 130, 0]
     assert rows.loc["z", ["site", "motion"]].tolist() == ["Rome", 0.1]
-    assert rows["coverage"].tolist() == [1.0] * 8 + [0.0]
+    assert rows["coverage"].fillna(-1).tolist() == [1.0] * 8 + [-1]
 
 
 def test_an_archive_travels_to_other_processes(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def _say(
     """Say where the features are, and of whom there are none."""
     n_scans, n_features = len(embeddings.frame), len(embeddings.feature_names)
     result = {"out": str(encoding.out), "n_scans": n_scans, "n_features": n_features}
-    refused = "" if report is None else f"; {len(report.refused)} scans were refused"
+    refused = "" if report is None else f"; {len(report.refused)} scan(s) were refused"
     output.say(f"{n_scans} scans with {n_features} features each are in {encoding.out}{refused}.")
     if report is not None:
         result |= {"n_found": report.n_found, "refused": [vars(x) for x in report.refused]}

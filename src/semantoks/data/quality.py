@@ -42,7 +42,7 @@ class ScanQuality:
     n_flat, n_missing : int
         ROIs without variance, and ROIs that the file does not have.
     coverage : float
-        Share of ROIs that carry signal.
+        Share of ROIs that carry signal; NaN if the scan could not be read.
     bad_networks : str
         JSON object of the networks with flat or missing ROIs, and how many; "{}" if none has.
     tsnr : float
@@ -72,7 +72,7 @@ class ScanQuality:
     n_samples: int = 0
     n_flat: int = 0
     n_missing: int = 0
-    coverage: float = 0.0
+    coverage: float = _NAN
     bad_networks: str = "{}"
     tsnr: float = _NAN
     deviation: float = _NAN
