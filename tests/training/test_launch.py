@@ -169,9 +169,14 @@ def test_flags_are_settings(
     assert read_json(out / "run.json")["precision"] == "bf16"
 
 
-def test_signals_at_the_same_time_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_at_the_same_time_are_one_request(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     now = 100.0
     monkeypatch.setattr(running.time, "monotonic", lambda: now)
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with graceful_stop() as stopped:
         assert not stopped()
         signal.raise_signal(signal.SIGINT)
