@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from nilearn.maskers import NiftiLabelsMasker
 
 from semantoks.cli import run
+from semantoks.data import preparation
 from semantoks.data.atlas import Atlas
 from semantoks.data.completion import complete
 from semantoks.data.preprocessing import QualityError
@@ -531,3 +533,42 @@ def test_a_header_in_milliseconds_is_refused(study: Study) -> None:
     (scan,) = study.find()
     with pytest.raises(InputError, match=r"header of .* is '2000.0', .* give 2\."):
         scan.load()
+
+
+def test_workers_of_a_cluster_get_the_whole_path_of_the_atlas_image(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.add(make_series(60))
+    seen: list[Path | None] = []
+
+    def find(source: Path, atlas: Atlas, *, options: ReaderOptions, **others: Any) -> Any:
+        seen.append(options.atlas_image)
+        return find_scans(source, atlas, options=options, **others)
+
+    monkeypatch.setattr(preparation, "find_scans", find)
+    monkeypatch.chdir(study.atlas_image.parent)
+    reading = study.options(atlas_image=Path(study.atlas_image.name))
+    # Nobody answers there, which is found out after the scans were.
+    with pytest.raises(InputError, match="scheduler file"):
+        preparation.prepare(
+            study.folder,
+            tmp_path / "store",
+            atlas=study.atlas,
+            reading=reading,
+            scheduler=str(tmp_path / "none.json"),
+        )
+    assert seen == [study.atlas_image.absolute()]
+
+
+def test_another_atlas_image_of_the_same_name_starts_over(study: Study, tmp_path: Path) -> None:
+    study.add(make_series(150))
+
+    def prepare(**others: Any) -> Any:
+        told = {"atlas": study.atlas, "reading": study.options(), "existing": "reuse"}
+        return preparation.prepare(study.folder, tmp_path / "store", **told, **others)
+
+    prepare()
+    assert prepare().n_resumed == 1
+    os.utime(study.atlas_image, (1, 1))
+    with pytest.raises(InputError, match="from other files or with other arguments"):
+        prepare()
