@@ -371,6 +371,9 @@ def test_series_of_xcpd_from_which_volumes_were_cut(tmp_path: Path) -> None:
     outliers.write_text("framewise_displacement\n" + "0\n" * 40)
     (scan,) = find_scans(tmp_path, ATLAS, format="cifti").scans
     assert (scan.scan, scan.load().shape) == (stem, (6, 40))
+    other = outliers.with_name(outliers.name.replace("_outliers", "_run-3_outliers"))
+    other.write_text("framewise_displacement\n" + "0\n" * 80)
+    assert find(tmp_path)[0].load().shape[1] == 40
     outliers.write_text("framewise_displacement\n" + "0\n" * 40 + "1\n" * 10)
     with pytest.raises(InputError, match=r"has 40 volumes, but .*_outliers\.tsv counts 50"):
         scan.load()

@@ -283,6 +283,8 @@ def _check_denoising(series: _Series, asked: ReaderOptions) -> None:
 def _check_whole(name: BidsName, n_times: int) -> None:
     """Refuse a series of XCP-D out of which volumes were cut."""
     for path in name.path.parent.glob(f"{name.recording}*_outliers.tsv"):
+        if parse_bids_name(path).recording != name.recording:
+            continue
         n_rows = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line) - 1
         if n_times < n_rows:
             raise InputError(
