@@ -199,3 +199,10 @@ def test_abide_as_users_have_it(tmp_path: Path, shared: Path) -> None:
     assert (scan.subject, scan.site) == ("50003", "PITT")
     assert scan.phenotypes["AGE_AT_SCAN"] == 24.45
     assert scan.load().shape == (200, 3)
+
+
+def test_the_number_of_a_run_is_no_subject(tmp_path: Path) -> None:
+    for name in ("sub-01_task-rest_run-1", "sub-02_task-rest_run-1", "KKI_0010001_1", "A_0050003"):
+        write(tmp_path, name)
+    subjects = {scan.scan: scan.subject for scan in find_scans(tmp_path, ATLAS).scans}
+    assert list(subjects.values()) == ["50003", "", "sub-01", "sub-02"]

@@ -193,3 +193,21 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "loose" / "fMRI.Schaefer7n400p.csv.gz").write_bytes(CORTICAL)
     with pytest.raises(InputError, match="does not say whose series it holds"):
         find_scans(tmp_path / "loose", WHOLE)
+
+
+def test_a_number_above_the_folders_of_people_is_not_a_person(tmp_path: Path) -> None:
+    for person in ("sub-1234567", "sub-7654321"):
+        folder = tmp_path / "81234" / person
+        folder.mkdir(parents=True)
+        (folder / "fMRI.Schaefer7n400p.csv.gz").write_bytes(CORTICAL)
+    with pytest.raises(InputError, match=r"would both be of person 81234 .*1234567_2_0"):
+        find_scans(tmp_path, CORTEX)
+
+
+def test_packed_and_unpacked_side_by_side_are_one_visit(tmp_path: Path) -> None:
+    path = write_visit(tmp_path)
+    folder = tmp_path / path.stem
+    folder.mkdir()
+    (folder / "fMRI.Schaefer7n400p.csv.gz").write_bytes(CORTICAL)
+    (scan,) = find_scans(tmp_path, WHOLE).scans
+    assert scan.subject == "1234567"

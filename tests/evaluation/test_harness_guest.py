@@ -16,7 +16,7 @@ import semantoks
 from semantoks.data.atlas import Atlas
 from semantoks.data.preprocessing import Preprocessing
 from semantoks.errors import InputError
-from semantoks.evaluation.harness_guest import make_guest
+from semantoks.evaluation.harness_guest import GuestTransform, make_guest
 from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
 
@@ -122,3 +122,11 @@ def test_the_plugin_is_found_by_the_harness(model: Path, tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "schaefer400_tians3_buckner7", done.stderr
+
+
+def test_a_model_of_series_that_were_filtered_before_gets_that_band() -> None:
+    encoder = SemantoksEncoder(Atlas.load("schaefer400-tian3-buckner7"), dim=64, depth=1)
+    here = Preprocessing(high_pass=0.01, low_pass=0.08)
+    before = Preprocessing(high_pass=None, low_pass=None, filtered_before=(0.01, 0.08))
+    one, other = (GuestTransform(encoder, how)(sample(400))["series"] for how in (here, before))
+    torch.testing.assert_close(one, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,31 @@ def test_other_files_are_noticed(store: Store, model: Path) -> None:
     with pytest.raises(InputError, match="sees another store at"):
         shared_encoding._encode(
             shared_encoding._Chunk(0, 2), store=str(store.path), fingerprint="0" * 16,
-            model=ModelPlace(str(model)), reading=reading, device="cpu",
+            model=ModelPlace(str(model)), reading=reading, device="cpu", weights="0" * 64,
+        )  # fmt: skip
+    with pytest.raises(InputError, match="finds other weights in"):
+        shared_encoding._encode(
+            shared_encoding._Chunk(0, 2), store=str(store.path), fingerprint=store.fingerprint,
+            model=ModelPlace(str(model)), reading=reading, device="cpu", weights="0" * 64,
         )  # fmt: skip
     with pytest.raises(ConfigurationError, match="at least 1"):
         Sharing(ModelPlace(str(model)), workers=0)
+
+
+def test_a_process_that_lives_on_notices_new_weights_in_an_old_folder(
+    store: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        encoder = SemantoksEncoder(store.atlas, dim=16, depth=1, head_dim=8, window=20, patch=5)
+        encoder.preprocessing = store.preprocessing.to_dict()
+        shutil.rmtree(folder, ignore_errors=True)
+        save_encoder(encoder, folder)
+        found.append(rows(store, folder, Sharing(ModelPlace(str(folder)))))
+        np.testing.assert_allclose(found[-1], rows(store, folder), rtol=0, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 0.01
 
 
 def test_command_line(store: Store, model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from semantoks.data.recording import ScanFile
@@ -85,7 +86,7 @@ def complete(
     for scan in lacking:
         reason = _explain_lacking([scan], 1, known)
         refused.append(Refusal(scan.scan, scan.source, reason, "no t_r"))
-    timed = [_rename_phenotypes(scan) for scan in scans if scan.t_r is not None]
+    timed = [_rename_phenotypes(_tell_t_r(scan)) for scan in scans if scan.t_r is not None]
     nameless = [scan for scan in timed if not scan.subject]
     if nameless and policy == "strict":
         raise InputError(
@@ -156,6 +157,14 @@ def _explain_lacking(lacking: Sequence[ScanFile], n_scans: int, table: ScanTable
         f"files do not say it, and {where}. It is never guessed: give it in seconds for all scans "
         "(t_r, --t-r), or in a column of the table (t_r_column, --t-r-column)."
     )
+
+
+def _tell_t_r(scan: ScanFile) -> ScanFile:
+    """Let a scan that is filtered while it is read know its repetition time."""
+    if not scan.load_takes_t_r:
+        return scan
+    told = partial(scan.load, t_r=scan.t_r)
+    return dataclasses.replace(scan, load=told, load_takes_t_r=False)
 
 
 def _rename_phenotypes(scan: ScanFile) -> ScanFile:

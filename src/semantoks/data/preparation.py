@@ -182,13 +182,15 @@ def prepare(
     preprocessing = preprocessing or Preprocessing()
     others = [*map(Path, ignore), *([table.path] if table is not None else [])]
     reading = dataclasses.replace(reading or ReaderOptions(), band=preprocessing.band)
+    if scheduler is not None and reading.atlas_image is not None:
+        reading = dataclasses.replace(reading, atlas_image=reading.atlas_image.absolute())
     found, own = find_scans(source, atlas, format=format, ignore=others, options=reading)
     own_table = read_scan_table(own) if own is not None else None
     scans, nameless, refused = complete(
         found, own_table=own_table, table=table, t_r=t_r, policy=policy
     )
     order = check_order(scans, atlas, trust=trust_order)
-    request = _describe_request(source, format, scans) | {"reading": reading.to_dict()}
+    request = _describe_request(source, format, scans) | _describe_reading(reading)
     kept = find_equal_store(out, atlas, preprocessing, request) if existing == "reuse" else None
     if kept is not None:
         return PreparationReport(
@@ -231,6 +233,15 @@ def prepare(
         order=order,
         told=collect_notices(scans),
     )
+
+
+def _describe_reading(reading: ReaderOptions) -> dict[str, Any]:
+    """Name the options of reading, and size and age of the atlas image."""
+    described: dict[str, Any] = {"reading": reading.to_dict()}
+    if reading.atlas_image is not None and reading.atlas_image.exists():
+        status = reading.atlas_image.stat()
+        described["atlas_image"] = [status.st_size, status.st_mtime_ns]
+    return described
 
 
 def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> dict[str, Any]:

@@ -38,10 +38,13 @@ class ScanFile:
     notices : tuple of str
         What the user should know of how it is read, a paragraph each, in words that are the same
         for all scans that it is true of.
+    load_takes_t_r : bool
+        Whether `load` has to be told the repetition time (``t_r``), because it filters and its
+        files do not say it; it is told as soon as the time is known.
     """
 
     scan: str
-    load: Callable[[], NDArray[np.floating[Any]]]
+    load: Callable[..., NDArray[np.floating[Any]]]
     source: str
     subject: str = ""
     session: str = ""
@@ -50,6 +53,7 @@ class ScanFile:
     motion: float = float("nan")
     phenotypes: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    load_takes_t_r: bool = False
 
 
 def collect_notices(scans: Sequence[ScanFile]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
@@ -29,7 +28,7 @@ from semantoks.evaluation.readout import (
     window_length,
     window_starts,
 )
-from semantoks.evaluation.shared_encoding import Reading, Sharing, encode_together
+from semantoks.evaluation.shared_encoding import Reading, Sharing, encode_together, weights_digest
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.training.precision import Precision, choose_precision
 
@@ -218,10 +217,6 @@ def embedding_provenance(
         window, preprocessing (check: "check" or "ignore"; of_store; expected by the model; and
         differences, a list of texts), precision and the version of semantoks.
     """
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return {
         "store": {
             "path": str(store.path),
@@ -229,7 +224,7 @@ def embedding_provenance(
             "n_scans": len(store),
         },
         "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
-        "model": {**encoder.arguments, "weights_sha256": digest.hexdigest()},
+        "model": {**encoder.arguments, "weights_sha256": weights_digest(encoder)},
         "trained_on": _trained_on(encoder),
         "windows": windows,
         "features": features,

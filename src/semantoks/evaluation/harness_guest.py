@@ -72,6 +72,12 @@ class GuestTransform:
         self, encoder: SemantoksEncoder, preprocessing: Preprocessing, windows: int = 8
     ) -> None:
         self.encoder = encoder
+        if preprocessing.filtered_before is not None:
+            # Somebody else filtered what the model has learned from; here, nobody has.
+            low, high = preprocessing.filtered_before
+            preprocessing = dataclasses.replace(
+                preprocessing, high_pass=low, low_pass=high, filtered_before=None
+            )
         # The harness has chosen its scans: short ones and poor ones are read as they are.
         self.preprocessing = dataclasses.replace(preprocessing, min_samples=2, min_coverage=0)
         self.windows = check_whole("windows", windows)

@@ -189,6 +189,7 @@ def encode_together(
         model=_absolute(sharing.model),
         reading=reading,
         device=sharing.device,
+        weights=weights_digest(encoder),
     )
     with _kept(sharing.keep, digest) as place:
         rows = {chunk: kept for chunk in chunks if (kept := _read(place, chunk)) is not None}
@@ -261,17 +262,44 @@ def _kept(folder: Path | None, digest: str) -> Iterator[Path | None]:
     shutil.rmtree(folder)
 
 
+def weights_digest(encoder: SemantoksEncoder) -> str:
+    """Condense the weights of a model.
+
+    Parameters
+    ----------
+    encoder : SemantoksEncoder
+        The model, on any device.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _encode(
-    chunk: _Chunk, *, store: str, fingerprint: str, model: ModelPlace, reading: Reading, device: str
+    chunk: _Chunk,
+    *,
+    store: str,
+    fingerprint: str,
+    model: ModelPlace,
+    reading: Reading,
+    device: str,
+    weights: str,
 ) -> NDArray[np.float32]:
     """Encode a few scans."""
-    opened = _open(store)
+    opened = _open(store, fingerprint)
     if opened.fingerprint != fingerprint:
         raise InputError(
             f"a process that encodes sees another store at {store}: fingerprint "
             f"{opened.fingerprint}, not {fingerprint}. All must see the same files."
         )
-    encoder = _load(model, device)
+    encoder = _load(model, device, weights)
     scans = scans_of(opened, encoder, reading.smaller_atlas).part(chunk.first, chunk.stop)
     return encode_scans(
         encoder,
@@ -285,12 +313,18 @@ def _encode(
 
 
 @lru_cache(maxsize=1)
-def _open(store: str) -> Store:
-    """Map a store, once a process."""
+def _open(store: str, fingerprint: str) -> Store:
+    """Map a store, once a process; workers of a cluster outlive it, and another may follow."""
     return Store.open(store)
 
 
 @lru_cache(maxsize=1)
-def _load(model: ModelPlace, device: str) -> SemantoksEncoder:
-    """Load a model, once a process."""
-    return model.load().to(choose_device(device))
+def _load(model: ModelPlace, device: str, weights: str) -> SemantoksEncoder:
+    """Load a model, once a process, and again if its folder holds another one by now."""
+    encoder = model.load()
+    if weights_digest(encoder) != weights:
+        raise InputError(
+            f"a process that encodes finds other weights in {model.folder} than were to be used. "
+            "All must see the same files, and none may change meanwhile."
+        )
+    return encoder.to(choose_device(device))

@@ -371,6 +371,9 @@ def test_series_of_xcpd_from_which_volumes_were_cut(tmp_path: Path) -> None:
     outliers.write_text("framewise_displacement\n" + "0\n" * 40)
     (scan,) = find_scans(tmp_path, ATLAS, format="cifti").scans
     assert (scan.scan, scan.load().shape) == (stem, (6, 40))
+    other = outliers.with_name(outliers.name.replace("_outliers", "_run-3_outliers"))
+    other.write_text("framewise_displacement\n" + "0\n" * 80)
+    assert find(tmp_path)[0].load().shape[1] == 40
     outliers.write_text("framewise_displacement\n" + "0\n" * 40 + "1\n" * 10)
     with pytest.raises(InputError, match=r"has 40 volumes, but .*_outliers\.tsv counts 50"):
         scan.load()
@@ -382,3 +385,35 @@ def test_several_files_of_one_recording_are_refused(tmp_path: Path) -> None:
         write_series(tmp_path / name, make_series().T, parcels(list(ATLAS.labels)))
     with pytest.raises(InputError, match="'sub-01_task-rest' has 2 files"):
         find_scans(tmp_path, ATLAS, format="cifti")
+
+
+def test_runs_of_two_people_in_folders_of_their_own_are_not_one_run(tmp_path: Path) -> None:
+    for seed, person in enumerate(("100307", "100408")):
+        path = tmp_path / "data" / person / f"{RUN}_Atlas_MSMAll_hp2000_clean.ptseries.nii"
+        write_series(path, make_series(seed=seed).T, parcels(list(ATLAS.labels)))
+    with pytest.raises(InputError, match=rf"{RUN}' occurs twice: .*100307.*100408"):
+        find(tmp_path / "data")
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_runs_that_hcp_put_one_behind_the_other_are_left_out(tmp_path: Path, joined: bool) -> None:
+    results = tmp_path / "HCD0001305_V1_MR" / "MNINonLinear" / "Results"
+    runs = ["rfMRI_REST1_AP", "rfMRI_REST2_PA", "tfMRI_GUESSING_AP"]
+    for seed, run in enumerate([*runs, "rfMRI_REST"] if joined else runs):
+        path = results / run / f"{run}_Atlas_MSMAll_hp0_clean.ptseries.nii"
+        write_series(path, make_series(seed=seed).T, parcels(list(ATLAS.labels)))
+    scans = find(tmp_path)
+    assert [scan.scan for scan in scans] == [f"HCD0001305_V1_MR_{run}" for run in runs]
+
+
+def test_series_of_xcpd_say_how_they_were_filtered_and_joined_runs_are_left_out(
+    tmp_path: Path,
+) -> None:
+    for seed, run in enumerate(("_run-1", "_run-2", "")):
+        stem = f"sub-01_task-rest{run}_space-fsLR_seg-4S456Parcels_den-91k_stat-mean"
+        path = tmp_path / "sub-01" / "func" / f"{stem}_timeseries.ptseries.nii"
+        write_series(path, make_series(seed=seed).T, parcels(list(ATLAS.labels)))
+    scans = find(tmp_path)
+    assert [scan.scan for scan in scans] == ["sub-01_task-rest_run-1", "sub-01_task-rest_run-2"]
+    assert all("--filtered-before 0.01 0.08" in scan.notices[0] for scan in scans)
+    assert not find(tmp_path, band=(0.01, 0.08))[0].notices

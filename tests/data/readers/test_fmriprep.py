@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 from nilearn.maskers import NiftiLabelsMasker
 
 from semantoks.cli import run
+from semantoks.data import preparation
 from semantoks.data.atlas import Atlas
+from semantoks.data.completion import complete
 from semantoks.data.preprocessing import QualityError
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
@@ -503,3 +506,69 @@ def test_too_short_for_denoising_is_a_matter_of_quality(study: Study) -> None:
     study.add(make_series(60), confounds=make_confounds(60))
     with pytest.raises(QualityError, match=r"60 volumes at 2 s have about 22 degrees of freedom"):
         study.load(denoise="simple", band=(0.01, 0.1))
+
+
+def test_confounds_are_regressed_out_at_the_time_that_the_user_gives(study: Study) -> None:
+    seconds = T_R * np.arange(300)
+    rng = np.random.default_rng(0)
+    table = make_confounds(300)
+    # In the band at 2 s; taken for 1 s, half of the band is another one.
+    table["trans_x"] = np.sin(2 * np.pi * 0.08 * seconds) + 5 * np.sin(2 * np.pi * 0.13 * seconds)
+    brain = 1000 + rng.standard_normal((N_ROIS, 300)) + 3 * table["trans_x"].to_numpy()
+    study.add(brain, header_t_r=T_R, confounds=table)
+    told = {"denoise": "motion", "band": (0.01, 0.1)}
+    (scan,) = study.find(**told)
+    expected = scan.load()
+    study.add(brain, header_t_r=0.0, sidecar={"SkullStripped": False}, confounds=table)
+    (scan,) = study.find(**told)
+    assert scan.t_r is None
+    with pytest.raises(InputError, match=r"does not say its repetition time, which denoising"):
+        scan.load()
+    done = complete([scan], own_table=None, table=None, t_r=T_R, policy="default")
+    np.testing.assert_allclose(done.scans[0].load(), expected)
+
+
+def test_a_header_in_milliseconds_is_refused(study: Study) -> None:
+    study.add(make_series(60), header_t_r=2000.0, sidecar={})
+    (scan,) = study.find()
+    with pytest.raises(InputError, match=r"header of .* is '2000.0', .* give 2\."):
+        scan.load()
+
+
+def test_workers_of_a_cluster_get_the_whole_path_of_the_atlas_image(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.add(make_series(60))
+    seen: list[Path | None] = []
+
+    def find(source: Path, atlas: Atlas, *, options: ReaderOptions, **others: Any) -> Any:
+        seen.append(options.atlas_image)
+        return find_scans(source, atlas, options=options, **others)
+
+    monkeypatch.setattr(preparation, "find_scans", find)
+    monkeypatch.chdir(study.atlas_image.parent)
+    reading = study.options(atlas_image=Path(study.atlas_image.name))
+    # Nobody answers there, which is found out after the scans were.
+    with pytest.raises(InputError, match="scheduler file"):
+        preparation.prepare(
+            study.folder,
+            tmp_path / "store",
+            atlas=study.atlas,
+            reading=reading,
+            scheduler=str(tmp_path / "none.json"),
+        )
+    assert seen == [study.atlas_image.absolute()]
+
+
+def test_another_atlas_image_of_the_same_name_starts_over(study: Study, tmp_path: Path) -> None:
+    study.add(make_series(150))
+
+    def prepare(**others: Any) -> Any:
+        told = {"atlas": study.atlas, "reading": study.options(), "existing": "reuse"}
+        return preparation.prepare(study.folder, tmp_path / "store", **told, **others)
+
+    prepare()
+    assert prepare().n_resumed == 1
+    os.utime(study.atlas_image, (1, 1))
+    with pytest.raises(InputError, match="from other files or with other arguments"):
+        prepare()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -36,6 +36,7 @@ from semantoks.data.denoising import clean_series
 from semantoks.data.grayordinates import open_cifti, read_dense, read_parcels, t_r_of_cifti
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.fmriprep import Known, describe_confounds
+from semantoks.data.readers.xcpd_sidecars import tell_band
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
 
@@ -46,6 +47,12 @@ _PARCELS: Final = ".ptseries.nii"
 _HCP: Final = re.compile(
     r"(?P<run>[A-Za-z0-9]+fMRI_.+?)_Atlas(?P<how>(?:_[A-Za-z0-9]+)*)(?:\.[dp]tseries\.nii)"
 )
+
+_JOINED: Final[Mapping[Producer, re.Pattern[str]]] = {
+    "hcp": re.compile(r"(?<=fMRI_REST)\d+_[A-Z]{2}$"),
+    "clean": re.compile(r"_(?:run|dir)-[^_]+"),
+}
+"""What tells runs apart; the name without it is that of all runs together."""
 
 
 class _Series(NamedTuple):
@@ -105,6 +112,7 @@ def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> li
             [series.name for series in found], options, source, _asked_entities(found)
         )
     }
+    found = _without_joined_runs(found)
     found = _one_a_recording([x for x in found if x.name.path in wanted], source)
     return [_describe(series, atlas, options) for series in found]
 
@@ -156,13 +164,25 @@ def _recognise(path: Path) -> _Series:
     return _Series(name, producer, name.recording, name.subject, name.get("desc"))
 
 
+def _without_joined_runs(found: Sequence[_Series]) -> list[_Series]:
+    """Leave out what HCP and XCP-D made of runs put one behind the other: time jumps in it."""
+    joined = {
+        (series.producer, series.subject, _JOINED[series.producer].sub("", series.scan))
+        for series in found
+        if series.producer in _JOINED and _JOINED[series.producer].search(series.scan)
+    }
+    return [x for x in found if (x.producer, x.subject, x.scan) not in joined]
+
+
 def _one_a_recording(found: Sequence[_Series], source: Path) -> list[_Series]:
     """Take one file a recording: of HCP's the most processed, of others the only one."""
-    by_scan: dict[str, list[_Series]] = {}
+    by_scan: dict[tuple[Path | None, str], list[_Series]] = {}
     for series in found:
-        by_scan.setdefault(series.scan, []).append(series)
+        # Without a subject, equal names in two folders are of two people and not of one run.
+        folder = None if series.subject else series.name.path.parent
+        by_scan.setdefault((folder, series.scan), []).append(series)
     chosen = []
-    for scan, several in by_scan.items():
+    for (_, scan), several in by_scan.items():
         if all(series.producer == "hcp" for series in several):
             several = [max(several, key=_how_processed)]
         if len(several) > 1:
@@ -190,15 +210,18 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
     known = Known(float("nan"), {})
     if series.producer == "fmriprep":
         known = describe_confounds(series.name, settled)
+    t_r = _t_r_at_first_sight(series.name)
     return ScanFile(
         scan=series.scan,
         load=partial(_load, series, atlas, options, settled),
         source=str(series.name.path),
         subject=series.subject,
         session=series.name.session,
-        t_r=_t_r_at_first_sight(series.name),
+        t_r=t_r,
         motion=known.motion,
         phenotypes=known.phenotypes,
+        notices=tell_band(series.name, options) if series.producer == "clean" else (),
+        load_takes_t_r=t_r is None,
     )
 
 
@@ -212,12 +235,22 @@ def _t_r_at_first_sight(name: BidsName) -> float | None:
 
 
 def _load(
-    series: _Series, atlas: Atlas, asked: ReaderOptions, options: ReaderOptions
+    series: _Series,
+    atlas: Atlas,
+    asked: ReaderOptions,
+    options: ReaderOptions,
+    t_r: float | None = None,
 ) -> NDArray[np.float64]:
     """Read one recording, shape (roi, time)."""
     path = series.name.path
     _check_denoising(series, asked)
-    t_r = agree_on_t_r(read_t_r(series.name), t_r_of_cifti(open_cifti(path), path), path)
+    own_t_r = agree_on_t_r(read_t_r(series.name), t_r_of_cifti(open_cifti(path), path), path)
+    t_r = own_t_r or t_r
+    if t_r is None and series.producer == "fmriprep" and options.denoise != "none":
+        raise InputError(
+            f"{path} does not say its repetition time, which denoising needs: confounds are "
+            "regressed out within a band. Give it (t_r, --t-r)."
+        )
     if options.atlas_image is None:
         values = read_parcels(path, atlas)
     else:
@@ -250,6 +283,8 @@ def _check_denoising(series: _Series, asked: ReaderOptions) -> None:
 def _check_whole(name: BidsName, n_times: int) -> None:
     """Refuse a series of XCP-D out of which volumes were cut."""
     for path in name.path.parent.glob(f"{name.recording}*_outliers.tsv"):
+        if parse_bids_name(path).recording != name.recording:
+            continue
         n_rows = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line) - 1
         if n_times < n_rows:
             raise InputError(

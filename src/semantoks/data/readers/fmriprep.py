@@ -43,6 +43,7 @@ from semantoks.data.label_image import (
 )
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.recording import ScanFile
+from semantoks.data.scan_table import check_t_r
 from semantoks.data.volume_averages import average_rois, mask_on_grid
 from semantoks.errors import InputError
 
@@ -147,16 +148,18 @@ def _in_space(names: Sequence[BidsName], options: ReaderOptions, source: Path) -
 def _describe(name: BidsName, atlas: Atlas, options: ReaderOptions) -> ScanFile:
     """Say of one recording who, when, how fast, and how much the head moved."""
     known = describe_confounds(name, options)
+    t_r = _t_r_at_first_sight(name)
     return ScanFile(
         scan=name.recording,
         load=partial(_load, name.path, atlas, options),
         source=str(name.path),
         subject=name.subject,
         session=name.session,
-        t_r=_t_r_at_first_sight(name),
+        t_r=t_r,
         motion=known.motion,
         phenotypes=known.phenotypes,
         notices=_tell_shift(name, options),
+        load_takes_t_r=t_r is None,
     )
 
 
@@ -214,22 +217,25 @@ def _t_r_at_first_sight(name: BidsName) -> float | None:
     """Return the repetition time; NaN if that fails, which is complained of when it is loaded."""
     try:
         t_r = read_t_r(name)
-        return _t_r_of_header(nib.load(name.path)) if t_r is None else t_r
+        return _t_r_of_header(nib.load(name.path), name.path) if t_r is None else t_r
     except (InputError, *DAMAGED):
         return math.nan
 
 
-def _t_r_of_header(image: Any) -> float | None:
+def _t_r_of_header(image: Any, path: Path) -> float | None:
     """Return the repetition time in seconds that the header of a volume gives, if it does."""
     zooms = image.header.get_zooms()
     unit = image.header.get_xyzt_units()[1]
     if len(zooms) < 4 or not zooms[3] > 0 or (unit not in _TIME_UNITS and zooms[3] == 1):
         # Tools that do not know the time leave 0, or 1 of no unit.
         return None
-    return float(zooms[3]) * _TIME_UNITS.get(unit, 1.0)
+    seconds = float(zooms[3]) * _TIME_UNITS.get(unit, 1.0)
+    return check_t_r(seconds, f"the repetition time in the header of {path}")
 
 
-def _load(path: Path, atlas: Atlas, options: ReaderOptions) -> NDArray[np.float64]:
+def _load(
+    path: Path, atlas: Atlas, options: ReaderOptions, t_r: float | None = None
+) -> NDArray[np.float64]:
     """Average one recording in ROIs and clean it, shape (roi, time)."""
     name = parse_bids_name(path)
     try:
@@ -241,11 +247,17 @@ def _load(path: Path, atlas: Atlas, options: ReaderOptions) -> NDArray[np.float6
         raise InputError(
             f"{path} has shape {image.shape}; (x, y, z, time) was expected. Export it again."
         )
-    t_r = agree_on_t_r(read_t_r(name), _t_r_of_header(image), path)
+    t_r = agree_on_t_r(read_t_r(name), _t_r_of_header(image, path), path) or t_r
+    if t_r is None and options.denoise != "none":
+        raise InputError(
+            f"{path} does not say its repetition time, which denoising needs: confounds are "
+            "regressed out within a band. Give it (t_r, --t-r), or add RepetitionTime to its JSON "
+            "file."
+        )
     grid = labels_on_grid(options, atlas, image)
     mask = mask_on_grid(_mask_of(name), image)
     series = average_rois(image, grid, mask, options.min_roi_coverage)
-    # Without a repetition time the scan is refused before; it only scales the band here.
+    # Without denoising, nothing is filtered here.
     return clean_series(series, find_confounds(name), t_r or 1.0, options, image=path)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from semantoks.data.atlas import BUILT_IN, Atlas
 from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.scan_table import clean_id, is_missing, read_cells
 from semantoks.errors import InputError
 
@@ -138,8 +138,7 @@ def _read_phenotypes(folder: Path) -> dict[str, _Row]:
 
 def _describe(scan: str, path: Path, atlas: Atlas, rows: Mapping[str, _Row]) -> ScanFile:
     """Join one file with its row of the phenotype table."""
-    digits = re.search(r"0*(\d+)$", scan)
-    subject = digits[1] if digits else ""
+    subject = _subject_in(scan)
     row = rows.get(scan) or rows.get(subject) or _Row({}, "")
     return ScanFile(
         scan=scan,
@@ -154,6 +153,14 @@ def _describe(scan: str, path: Path, atlas: Atlas, rows: Mapping[str, _Row]) -> 
             if name not in _NOT_PHENOTYPES and not name.startswith("Unnamed")
         },
     )
+
+
+def _subject_in(scan: str) -> str:
+    """Return the subject that the name of a file says, "" if it does not."""
+    named = parse_entities(scan).subject
+    # Fewer digits may count sessions or runs, which would make one person of many.
+    digits = re.search(r"(?<!\d)(?=\d{5})0*(\d+)$", scan)
+    return named or (digits[1] if digits else "")
 
 
 def _subject_of(row: _Row) -> str:

@@ -121,7 +121,25 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
         field = _field_of(path)
         if field is not None:
             visits.setdefault(_visit_of(path), {}).setdefault(field, []).append(path)
+    for visit, parts in visits.items():
+        _check_once(visit, parts)
     return [_describe(visit, parts, atlas) for visit, parts in visits.items()]
+
+
+def _check_once(visit: _Visit, parts: Mapping[str, list[Path]]) -> None:
+    """Refuse two files of one visit and kind: a folder above may look like a person and be none."""
+    for paths in parts.values():
+        kinds: dict[str, Path] = {}
+        for path in paths:
+            kind = ".zip" if path.suffix == ".zip" else path.name.removesuffix(".gz")
+            first = kinds.setdefault(kind, path)
+            # Packed and unpacked side by side are the same.
+            if first is not path and first.parent != path.parent:
+                raise InputError(
+                    f"{first} and {path} would both be of person {visit.eid} by the names of their "
+                    "folders. Give each visit a folder named like its zip file "
+                    "(1234567_31018_2_0) or 1234567_2_0, or remove one of them."
+                )
 
 
 def _field_of(path: Path) -> str | None:
