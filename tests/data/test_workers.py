@@ -249,7 +249,9 @@ def test_memory_does_not_grow_with_the_cohort(
     for n in (10, 40):
         find[:] = cohort(log, n, **{f"s{i}": wide for i in range(n) if i != 5})
         peaks.append(peak_memory(find, tmp_path / str(n), workers))
-    assert peaks[1] < 1.2 * peaks[0]
+    # Four times as many scans would take four times the memory if they were kept; how many are on
+    # the way at the same time is a matter of chance, within a bound.
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_who_works_is_checked(tmp_path: Path, log: Path, find: list[ScanFile]) -> None:
