@@ -16,7 +16,8 @@ from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.study import Study, run_study
 from semantoks.benchmark.study_cells import cells_of
-from semantoks.benchmark.study_methods import Cohort, Method, Question, methods_of
+from semantoks.benchmark.study_cohort import Cohort
+from semantoks.benchmark.study_methods import Method, Question, methods_of
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan, read_plan
 from semantoks.benchmark.study_scores import corrected
 from semantoks.benchmark.tasks import read_task

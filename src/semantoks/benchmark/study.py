@@ -20,7 +20,8 @@ from semantoks.benchmark.study_cells import (
     read_cell,
     read_permutations,
 )
-from semantoks.benchmark.study_methods import Cohort, Question
+from semantoks.benchmark.study_cohort import Cohort
+from semantoks.benchmark.study_methods import Question
 from semantoks.benchmark.study_people import people_seen, unseen_scans, with_seen
 from semantoks.benchmark.study_plan import StudyPlan
 from semantoks.benchmark.study_preparation import cannot_prepare, preparation_of

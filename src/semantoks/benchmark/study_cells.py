@@ -12,8 +12,8 @@ import joblib
 import numpy as np
 
 import semantoks
+from semantoks.benchmark.study_cohort import Cohort
 from semantoks.benchmark.study_methods import (
-    Cohort,
     Method,
     Question,
     methods_of,

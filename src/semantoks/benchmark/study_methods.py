@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from semantoks.benchmark.baselines.confounds import confound_predictions
-from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.baselines.dummy import dummy_predictions
 from semantoks.benchmark.baselines.mlp import MLP_TRAINING, mlp_predictions
 from semantoks.benchmark.baselines.tangent import covariances, tangent_predictions
-from semantoks.benchmark.baselines.temporal_statistics import temporal_features
+from semantoks.benchmark.study_cohort import Cohort, load_weights
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.benchmark.tasks import Task
-from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
 from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
 from semantoks.evaluation.confound_columns import confound_columns
-from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.finetuning import finetune_predictions
-from semantoks.evaluation.fresh import fresh_weights
 from semantoks.evaluation.harmonization import ComBat
 from semantoks.evaluation.linear import learning_from_both
 from semantoks.evaluation.linear_probe import linear_probe_predictions
@@ -42,8 +36,6 @@ from semantoks.evaluation.significance import PermutationTest, permutation_test
 from semantoks.evaluation.splits import Split, Splitter, subjects_of
 from semantoks.evaluation.window_features import window_features, window_tokens
 from semantoks.evaluation.window_model import WindowTraining
-from semantoks.model.checkpoint import SavedModel, load_model
-from semantoks.model.encoder import SemantoksEncoder
 
 
 class Question(NamedTuple):
@@ -149,86 +141,6 @@ def methods_of(plan: StudyPlan) -> list[Method]:
             f"two methods of the plan would both be called {twice!r}. Give the models other names."
         )
     return methods
-
-
-class Cohort:
-    """A store and what has been computed of it, each thing once.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    plan : StudyPlan
-        The plan.
-    """
-
-    def __init__(self, store: Store, plan: StudyPlan) -> None:
-        self.store, self.plan = store, plan
-        self._edges: dict[str, NDArray[np.float32]] = {}
-        self._features: dict[tuple[str, str, int, str, int], NDArray[np.float64]] = {}
-
-    @cached_property
-    def temporal(self) -> NDArray[np.float32]:
-        """Temporal statistics of the ROIs, shape (scan, feature)."""
-        return temporal_features(self.store)
-
-    def edges(self, kind: Literal["correlation", "partial"]) -> NDArray[np.float32]:
-        """Compute connectivity.
-
-        Parameters
-        ----------
-        kind : {"correlation", "partial"}
-            Which.
-
-        Returns
-        -------
-        ndarray of shape (scan, edge)
-            Fisher z.
-        """
-        if kind not in self._edges:
-            self._edges[kind] = connectivity_features(self.store, kind=kind)
-        return self._edges[kind]
-
-    def features(self, model: ModelPlan, features: str) -> NDArray[np.float64]:
-        """Read features out of a model, a row a scan.
-
-        Parameters
-        ----------
-        model : ModelPlan
-            The model.
-        features : str
-            What is read out.
-
-        Returns
-        -------
-        ndarray of shape (scan, feature)
-            Averaged over windows.
-        """
-        key = (model.model, model.weights, model.seed, features, model.windows)
-        if key not in self._features:
-            encoder = load_weights(model)
-            made = embed(self.store, encoder, features=features, windows=model.windows)
-            self._features[key] = made.features
-        return self._features[key]
-
-
-def load_weights(model: ModelPlan) -> SemantoksEncoder:
-    """Load a model, or its architecture with fresh weights.
-
-    Parameters
-    ----------
-    model : ModelPlan
-        What the plan says.
-
-    Returns
-    -------
-    SemantoksEncoder
-        The model.
-    """
-    saved: SavedModel = load_model(model.model)
-    if model.weights == "fresh":
-        return fresh_weights(saved.encoder, model.seed)
-    return saved.encoder
 
 
 def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:

@@ -1,0 +1,98 @@
+"""The scans of a study, and what is computed of them once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.benchmark.baselines.connectivity import connectivity_features
+from semantoks.benchmark.baselines.temporal_statistics import temporal_features
+from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
+from semantoks.data.store import Store
+from semantoks.evaluation.embedding import embed
+from semantoks.evaluation.fresh import fresh_weights
+from semantoks.model.checkpoint import SavedModel, load_model
+from semantoks.model.encoder import SemantoksEncoder
+
+
+class Cohort:
+    """A store and what has been computed of it, each thing once.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    plan : StudyPlan
+        The plan.
+    """
+
+    def __init__(self, store: Store, plan: StudyPlan) -> None:
+        self.store, self.plan = store, plan
+        self._edges: dict[str, NDArray[np.float32]] = {}
+        self._features: dict[tuple[str, str, int, str, int], NDArray[np.float64]] = {}
+
+    @cached_property
+    def temporal(self) -> NDArray[np.float32]:
+        """Temporal statistics of the ROIs, shape (scan, feature)."""
+        return temporal_features(self.store)
+
+    def edges(self, kind: Literal["correlation", "partial"]) -> NDArray[np.float32]:
+        """Compute connectivity.
+
+        Parameters
+        ----------
+        kind : {"correlation", "partial"}
+            Which.
+
+        Returns
+        -------
+        ndarray of shape (scan, edge)
+            Fisher z.
+        """
+        if kind not in self._edges:
+            self._edges[kind] = connectivity_features(self.store, kind=kind)
+        return self._edges[kind]
+
+    def features(self, model: ModelPlan, features: str) -> NDArray[np.float64]:
+        """Read features out of a model, a row a scan.
+
+        Parameters
+        ----------
+        model : ModelPlan
+            The model.
+        features : str
+            What is read out.
+
+        Returns
+        -------
+        ndarray of shape (scan, feature)
+            Averaged over windows.
+        """
+        key = (model.model, model.weights, model.seed, features, model.windows)
+        if key not in self._features:
+            encoder = load_weights(model)
+            made = embed(self.store, encoder, features=features, windows=model.windows)
+            self._features[key] = made.features
+        return self._features[key]
+
+
+def load_weights(model: ModelPlan) -> SemantoksEncoder:
+    """Load a model, or its architecture with fresh weights.
+
+    Parameters
+    ----------
+    model : ModelPlan
+        What the plan says.
+
+    Returns
+    -------
+    SemantoksEncoder
+        The model.
+    """
+    saved: SavedModel = load_model(model.model)
+    if model.weights == "fresh":
+        return fresh_weights(saved.encoder, model.seed)
+    return saved.encoder
