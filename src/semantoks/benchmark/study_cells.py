@@ -25,6 +25,7 @@ from semantoks.benchmark.study_preparation import PREPARED, WITHOUT_FEATURES
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.probe import FoldPrediction
+from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
 
@@ -109,13 +110,9 @@ def _settings(plan: StudyPlan, how: str) -> Any:
 
 
 def _digest_of_weights(model: str) -> str:
-    """Return a digest of the weights of a model."""
+    """Return the arguments and a digest of the weights of a model."""
     encoder = load_model(model).encoder
-    digest = hashlib.sha256(json.dumps(encoder.arguments, sort_keys=True, default=str).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return f"{json.dumps(encoder.arguments, sort_keys=True, default=str)} {weights_digest(encoder)}"
 
 
 def impossible(cell: Cell, question: Question) -> str:

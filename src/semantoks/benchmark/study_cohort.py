@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
+from semantoks.benchmark.baselines.tangent import Covariances, covariances
 from semantoks.benchmark.baselines.temporal_statistics import temporal_features
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.data.store import Store
@@ -38,6 +39,11 @@ class Cohort:
     def temporal(self) -> NDArray[np.float32]:
         """Temporal statistics of the ROIs, shape (scan, feature)."""
         return temporal_features(self.store)
+
+    @cached_property
+    def covariances(self) -> Covariances:
+        """Covariances of the ROIs, from which the tangent space of each split is made."""
+        return covariances(self.store)
 
     def edges(self, kind: Literal["correlation", "partial"]) -> NDArray[np.float32]:
         """Compute connectivity.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from semantoks.benchmark.baselines.confounds import confound_predictions
 from semantoks.benchmark.baselines.dummy import dummy_predictions
 from semantoks.benchmark.baselines.mlp import MLP_TRAINING, mlp_predictions
-from semantoks.benchmark.baselines.tangent import covariances, tangent_predictions
+from semantoks.benchmark.baselines.tangent import tangent_predictions
 from semantoks.benchmark.study_cohort import Cohort, load_weights
 from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.benchmark.tasks import Task
@@ -252,7 +252,7 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         columns = confound_columns(question.scans, task.target, task.truth, named).used
         return confound_predictions(question.scans, task.truth, splits, columns=columns, **known)
     if how == "tangent":
-        of_scans = covariances(cohort.store).take(task.rows)
+        of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)
     return mlp_predictions(
         cohort.store,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.study_methods import Question
 from semantoks.evaluation.metrics import CONNECTIVITY, METRICS, interval
-from semantoks.evaluation.probe import FoldPrediction, fold_metric, score_predictions
+from semantoks.evaluation.probe import FoldPrediction, Score, fold_metric, score_predictions
 from semantoks.evaluation.significance import compare_folds, correct_p_values
 from semantoks.evaluation.splits import subjects_of
 
@@ -81,13 +81,18 @@ def summary_table(
         and n_repeats.
     """
     task, subjects = question.task, subjects_of(question.scans)
+    known = {"kind": task.kind}
+    # Most methods answer for all folds: draws and connectivity are the same for these.
+    against: dict[int, tuple[NDArray[np.float64], dict[str, Score]]] = {}
     rows = []
     for method, folds in answers.items():
-        weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
-        known = {"kind": task.kind}
-        scores = score_predictions(folds, task.truth, weights, **known)
         others = answers[CONNECTIVITY][: len(folds)]
-        references = score_predictions(others, task.truth, weights, **known)
+        if len(folds) not in against:
+            weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
+            scored = score_predictions(others, task.truth, weights, **known)
+            against[len(folds)] = weights, scored
+        weights, references = against[len(folds)]
+        scores = score_predictions(folds, task.truth, weights, **known)
         tested = np.unique(np.concatenate([fold.split.test for fold in folds]))
         for metric, score in scores.items():
             row: dict[str, Any] = {
