@@ -64,7 +64,7 @@ def command(store: Store, out: Path, **changes: object) -> list[str]:
 
 # Forks of one process share its import of PyTorch, which is most of the seconds.
 DRIVER = """
-import json, os, sys
+import json, os, pathlib, sys
 import torch
 import semantoks.training.pretraining
 from semantoks.cli import run
@@ -78,6 +78,12 @@ for words, environment in json.loads(sys.argv[1]):
             os.environ.update(environment)
             torch.set_num_threads(1)
             code = run(words)
+            # A thread that outlives the group aborts the process at its end, now and then.
+            tasks = pathlib.Path("/proc/self/task").glob("*/comm")
+            left = [name for name in (task.read_text() for task in tasks) if "gloo" in name]
+            if left:
+                print("threads are left:", left, file=sys.stderr)
+                code = 1
         finally:
             sys.stdout.flush()
             os._exit(code)

@@ -9,6 +9,7 @@ has of its own, while here all share one, and a plain sum after the backward pas
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
@@ -181,6 +182,10 @@ def join() -> Iterator[Ranks]:
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), local)
         return
+    # Its functions have the group as a default argument, taken when it is imported. Imported later
+    # (an optimizer does), they would keep the group and its threads until the interpreter is gone,
+    # and a thread that then lets go of a tensor aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         # Two ways at once: weights and gradients meet where they are, questions on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
