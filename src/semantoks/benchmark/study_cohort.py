@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,12 @@ from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.data.store import Store
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.fresh import fresh_weights
+from semantoks.evaluation.window_features import (
+    WindowFeatures,
+    WindowTokens,
+    window_features,
+    window_tokens,
+)
 from semantoks.model.checkpoint import SavedModel, load_model
 from semantoks.model.encoder import SemantoksEncoder
 
@@ -33,7 +39,9 @@ class Cohort:
     def __init__(self, store: Store, plan: StudyPlan) -> None:
         self.store, self.plan = store, plan
         self._edges: dict[str, NDArray[np.float32]] = {}
-        self._features: dict[tuple[str, str, int, str, int], NDArray[np.float64]] = {}
+        self._features: dict[_Read, NDArray[np.float64]] = {}
+        self._windows: dict[_Read, WindowFeatures] = {}
+        self._tokens: tuple[_Read, WindowTokens] | None = None
 
     @cached_property
     def temporal(self) -> NDArray[np.float32]:
@@ -77,12 +85,69 @@ class Cohort:
         ndarray of shape (scan, feature)
             Averaged over windows.
         """
-        key = (model.model, model.weights, model.seed, features, model.windows)
+        key = _read(model, features)
         if key not in self._features:
             encoder = load_weights(model)
             made = embed(self.store, encoder, features=features, windows=model.windows)
             self._features[key] = made.features
         return self._features[key]
+
+    def windows(self, model: ModelPlan, features: str) -> WindowFeatures:
+        """Read features out of a model, a row a window.
+
+        Parameters
+        ----------
+        model : ModelPlan
+            The model.
+        features : str
+            What is read out.
+
+        Returns
+        -------
+        WindowFeatures
+            Of all scans of the store.
+        """
+        key = _read(model, features)
+        if key not in self._windows:
+            self._windows[key] = window_features(
+                self.store, load_weights(model), features=features, windows=model.windows
+            )
+        return self._windows[key]
+
+    def tokens(self, model: ModelPlan) -> WindowTokens:
+        """Read all tokens of a model; those of the model asked for last are kept.
+
+        Parameters
+        ----------
+        model : ModelPlan
+            The model.
+
+        Returns
+        -------
+        WindowTokens
+            Of all scans of the store.
+        """
+        key = _read(model, "")
+        if self._tokens is None or self._tokens[0] != key:
+            self._tokens = None  # gigabytes: not two at once
+            made = window_tokens(self.store, load_weights(model), windows=model.windows)
+            self._tokens = (key, made)
+        return self._tokens[1]
+
+
+class _Read(NamedTuple):
+    """What is read of a model, and how."""
+
+    model: str
+    weights: str
+    seed: int
+    features: str
+    windows: int
+
+
+def _read(model: ModelPlan, features: str) -> _Read:
+    """Say what is read of a model."""
+    return _Read(model.model, model.weights, model.seed, features, model.windows)
 
 
 def load_weights(model: ModelPlan) -> SemantoksEncoder:

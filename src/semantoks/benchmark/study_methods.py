@@ -34,7 +34,6 @@ from semantoks.evaluation.probe_settings import ProbeSettings
 from semantoks.evaluation.ridge import rotate
 from semantoks.evaluation.significance import PermutationTest, permutation_test
 from semantoks.evaluation.splits import Split, Splitter, subjects_of
-from semantoks.evaluation.window_features import window_features, window_tokens
 from semantoks.evaluation.window_model import WindowTraining
 
 
@@ -273,11 +272,8 @@ def _probe(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPred
     if method.how == "neighbours":
         features = cohort.features(model, method.features)[task.rows]
         return neighbour_predictions(features, task.truth, question.splits, **known)
-    encoder = load_weights(model)
     if method.how == "linear":
-        windows = window_features(
-            cohort.store, encoder, features=method.features, windows=model.windows
-        )
+        windows = cohort.windows(model, method.features)
         settings = ProbeSettings(
             plan.probe.rates, plan.probe.epochs, plan.probe.class_weight, plan.seed
         )
@@ -285,15 +281,18 @@ def _probe(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPred
             windows.take(task.rows), task.truth, question.splits, settings=settings, **known
         )
     if method.how == "attention":
-        tokens = window_tokens(cohort.store, encoder, windows=model.windows)
         # Rates of its own: it learns by another optimizer than the linear probe.
         tuned = ATTENTION._replace(class_weight=plan.probe.class_weight, seed=plan.seed)
         return attention_probe_predictions(
-            tokens.take(task.rows), task.truth, question.splits, settings=tuned, **known
+            cohort.tokens(model).take(task.rows),
+            task.truth,
+            question.splits,
+            settings=tuned,
+            **known,
         )
     return finetune_predictions(
         cohort.store,
-        encoder,
+        load_weights(model),
         task.truth,
         question.splits[: plan.finetuning.splits],
         rows=task.rows,
