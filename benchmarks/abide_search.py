@@ -84,6 +84,9 @@ def courses(count: int, **changes: Any) -> dict[str, Any]:
 
 
 WINDOW: Final = {"model__time_course_span": "window"}
+STRONG: Final = {
+    "views__roi_dropout": 0.3, "views__time_dropout": 0.5, "views__gain": 0.4, "views__noise": 0.3
+}  # fmt: skip
 PLAIN: Final = {"views__roi_dropout": 0.0, "views__time_dropout": 0.0, "views__gain": 0.0}
 MODELS: Final[dict[str, Mapping[str, Any]]] = {
     "reference": REFERENCE,
@@ -94,6 +97,10 @@ MODELS: Final[dict[str, Mapping[str, Any]]] = {
     "w32": courses(32, optimization__epochs=10, **WINDOW),
     "w8-short-patches": courses(8, model__patch=10, optimization__epochs=10, **WINDOW),
     "w8-plain-views": courses(8, views__noise=0.0, **PLAIN, **WINDOW),
+    "w8-strong-views": courses(8, **STRONG, **WINDOW),
+    "w8-fewer-masked": courses(8, masks__low=0.3, masks__high=0.5, **WINDOW),
+    "w8-always-masked": courses(8, masks__probability=1.0, **WINDOW),
+    "w8-long": courses(8, optimization__epochs=60, **WINDOW),
     # untrained only
     "w4": courses(4, **WINDOW),
     "r4": courses(4, model__time_course_start="random", **WINDOW),
