@@ -275,12 +275,16 @@ def _variant(
     size = max(2, round(share * len(people))) if share else 0
     rows = np.flatnonzero(np.isin(store.subject_codes, order[: size or len(order)]))
     part = select_scans(store, rows)
-    epochs = configuration.optimization.epochs
+    optimization = configuration.optimization
+    changes: dict[str, int] = {"seed": seed}
     if not share:
-        epochs = 0
+        changes["optimization.epochs"] = 0
     elif budget == "steps":
-        epochs = max(1, round(epochs * len(people) / size))
-    recipe = configure(configuration, {"optimization.epochs": epochs, "seed": seed})
+        # Warm-up is counted in epochs, too: it must be as many steps for all parts.
+        factor = len(people) / size
+        changes["optimization.epochs"] = round(optimization.epochs * factor)
+        changes["optimization.warmup_epochs"] = round(optimization.warmup_epochs * factor)
+    recipe = configure(configuration, changes)
     name = f"{size}-subjects" if share else UNTRAINED
     return Variant(name if seed == 0 else f"{name}-seed{seed}", recipe, part), size
 
