@@ -19,6 +19,9 @@ from semantoks.data.recording import Recording
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
+from semantoks.evaluation.split_table import write_splits
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.training_people import people_to_train_on
 from semantoks.training.config import tiny
 
 Pretrains = Callable[..., object]
@@ -65,6 +68,19 @@ def test_a_person_under_two_ids_is_found_before_pretraining(
     with pytest.raises(InputError, match="'00' of subject '00' and '23' of subject '23'"):
         pretrains(twice, out, tiny(), ["diagnosis"], n_folds=2)
     assert not out.exists()
+
+
+def test_the_other_name_of_a_tested_person_is_not_pretrained_on(
+    twice: Store, tmp_path: Path
+) -> None:
+    scans = twice.scans[twice.scans["scan"] != "23"].reset_index(drop=True)
+    for tested in (["00", "01"], ["01", "02"]):
+        test = scans["scan"].isin(tested).to_numpy()
+        split = Split("mine", 0, "0", np.flatnonzero(~test), np.flatnonzero(test))
+        write_splits([split], scans, tmp_path / "splits.json")
+        people = {*people_to_train_on(twice, tmp_path / "splits.json").scans["subject"]}
+        assert len(people) == 24 - len(tested) - ("00" in tested)
+        assert ("23" in people) == ("00" not in tested)
 
 
 def test_a_person_under_two_ids_is_neither_compared_nor_studied(
