@@ -71,6 +71,32 @@ def ask(store: Store, plan: StudyPlan) -> Question:
     return Question(task, store.scans, tuple(splits), splitter)
 
 
+def test_what_is_planted_is_found_and_what_is_not_is_at_chance(store, plan, tmp_path):
+    splits = [{"kind": "folds", "repeats": 3, "validation": 0}]
+    made = plan(targets=["diagnosis", "coin"], splits=splits, baselines=["temporal"], draws=200)
+    rows = run_study(made, tmp_path / "out").scores
+    found = rows[rows["metric"] == "balanced_accuracy"].set_index(["target", "method"])
+    planted, unplanted = found.loc["diagnosis"], found.loc["coin"]
+    assert planted.loc["connectivity", "low"] > 0.6  # the diagnosis is in the coupling
+    for method in ("dummy", "temporal"):  # and in nothing of single ROIs
+        row = planted.loc[method]
+        assert row["difference_high"] < 0
+        assert row["p_corrected_all"] < 0.01
+        assert row["low"] <= 0.5 <= row["high"]
+    assert (unplanted["low"] <= 0.5).all()
+    assert (unplanted["high"] >= 0.5).all()
+    assert (unplanted["p_corrected_all"].dropna() > 0.05).all()
+
+
+def test_families_of_a_plan_stay_together(store, plan):
+    scans = store.scans.assign(kin=store.scans["subject"].str[:2])  # ten people a family
+    split = plan(splits=[{"kind": "folds", "folds": 3, "family_column": "kin"}]).splits[0]
+    for made in split.splitter(0).splits(scans):
+        parts = [{*scans["kin"].iloc[p]} for p in (made.train, made.validation, made.test)]
+        assert all(parts)
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+
+
 def test_a_model_that_names_nobody_is_no_model_that_saw_nobody(store, tmp_path, plan):
     nameless = {"m": save_model(store, tmp_path / "model", {})}
     with pytest.raises(InputError, match=r"'m'.*does not say whom it was trained on"):
