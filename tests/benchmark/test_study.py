@@ -107,7 +107,7 @@ def test_many_processes_find_the_same(folder: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(one.scores, two.scores, rtol=1e-6)
 
 
-def test_unplanted_targets_and_shuffled_labels_are_at_chance(folder: Path, tmp_path: Path) -> None:
+def test_an_unplanted_target_is_at_chance(folder: Path, tmp_path: Path) -> None:
     plan = plan_in(
         folder, targets=["handedness"], models={}, splits=[{"kind": "folds", "repeats": 2}]
     )

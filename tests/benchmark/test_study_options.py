@@ -15,10 +15,18 @@ from semantoks.benchmark import study_methods
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.study import Study, run_study
-from semantoks.benchmark.study_cells import cells_of
+from semantoks.benchmark.study_cells import _settings, cells_of
 from semantoks.benchmark.study_cohort import Cohort
 from semantoks.benchmark.study_methods import Method, Question, methods_of
-from semantoks.benchmark.study_plan import ModelPlan, StudyPlan, read_plan
+from semantoks.benchmark.study_plan import (
+    FineTuningPlan,
+    ModelPlan,
+    ProbePlan,
+    SplitPlan,
+    StudyPlan,
+    TargetPlan,
+    read_plan,
+)
 from semantoks.benchmark.study_scores import corrected
 from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store
@@ -63,6 +71,32 @@ def ask(store: Store, plan: StudyPlan) -> Question:
     return Question(task, store.scans, tuple(splits), splitter)
 
 
+def test_what_is_planted_is_found_and_what_is_not_is_at_chance(store, plan, tmp_path):
+    splits = [{"kind": "folds", "repeats": 3, "validation": 0}]
+    made = plan(targets=["diagnosis", "coin"], splits=splits, baselines=["temporal"], draws=200)
+    rows = run_study(made, tmp_path / "out").scores
+    found = rows[rows["metric"] == "balanced_accuracy"].set_index(["target", "method"])
+    planted, unplanted = found.loc["diagnosis"], found.loc["coin"]
+    assert planted.loc["connectivity", "low"] > 0.6  # the diagnosis is in the coupling
+    for method in ("dummy", "temporal"):  # and in nothing of single ROIs
+        row = planted.loc[method]
+        assert row["difference_high"] < 0
+        assert row["p_corrected_all"] < 0.01
+        assert row["low"] <= 0.5 <= row["high"]
+    assert (unplanted["low"] <= 0.5).all()
+    assert (unplanted["high"] >= 0.5).all()
+    assert (unplanted["p_corrected_all"].dropna() > 0.05).all()
+
+
+def test_families_of_a_plan_stay_together(store, plan):
+    scans = store.scans.assign(kin=store.scans["subject"].str[:2])  # ten people a family
+    split = plan(splits=[{"kind": "folds", "folds": 3, "family_column": "kin"}]).splits[0]
+    for made in split.splitter(0).splits(scans):
+        parts = [{*scans["kin"].iloc[p]} for p in (made.train, made.validation, made.test)]
+        assert all(parts)
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+
+
 def test_a_model_that_names_nobody_is_no_model_that_saw_nobody(store, tmp_path, plan):
     nameless = {"m": save_model(store, tmp_path / "model", {})}
     with pytest.raises(InputError, match=r"'m'.*does not say whom it was trained on"):
@@ -94,18 +128,55 @@ def test_class_weights_belong_to_the_cells_of_networks(store, plan):
     assert plain["connectivity"] == weighted["connectivity"]
 
 
-def test_fine_tuning_averages_over_the_windows_of_its_model(store, plan, monkeypatch):
+@pytest.mark.parametrize("patience", [None, 4])
+def test_fine_tuning_is_as_the_plan_and_its_model_say(store, plan, monkeypatch, patience):
     asked = []
     monkeypatch.setattr(study_methods, "load_weights", lambda model: None)
     monkeypatch.setattr(
         study_methods,
         "finetune_predictions",
-        lambda *_, settings, **__: asked.append(settings.windows) or (),
+        lambda *_, settings, **__: asked.append((settings.windows, settings.patience)) or (),
     )
-    made = plan()
+    made = plan(finetuning={"patience": patience} if patience else {})
     method = Method("m", "probe", "finetune", ModelPlan(model="m", windows=3))
     study_methods.predict(method, ask(store, made), Cohort(store, made))
-    assert asked == [3]
+    assert asked == [(3, patience)]
+
+
+def test_patience_is_in_the_key_of_fine_tuning_alone_and_only_where_it_is_set(
+    store, tmp_path, plan
+):
+    models = {"m": save_model(store, tmp_path / "model", {}) | {"probes": ["finetune", "linear"]}}
+
+    def keys(**finetuning: object) -> dict[str, str]:
+        made = plan(models=models, baselines=["mlp"], finetuning=finetuning)
+        cells = cells_of(made, store, {("diagnosis", "random"): ask(store, made)})
+        return {cell.method.name: cell.key for cell in cells}
+
+    plain, same, patient = keys(), keys(patience=None), keys(patience=5)
+    assert plain == same
+    assert {name for name in plain if plain[name] != patient[name]} == {"m, finetune"}
+    # What went into keys before there was patience: cells of earlier studies are still found.
+    before = {"epochs": 50, "learning_rate": 1e-4, "batch_size": 16, "splits": None}
+    assert _settings(plan(), "finetune") == [{**before, "precision": "auto"}, 0]
+    assert _settings(plan(finetuning={"patience": 5}), "mlp") == _settings(plan(), "mlp")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "long", 1.5])
+def test_impossible_patience_is_refused(plan, wrong):
+    with pytest.raises(ConfigurationError, match=r"finetuning\.patience: "):
+        plan(finetuning={"patience": wrong})
+    with pytest.raises(ConfigurationError, match=r"finetuning\.patient\. Did you mean 'patience'"):
+        plan(finetuning={"patient": 3})
+
+
+def test_every_key_of_a_plan_is_documented():
+    page = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+    text = page.read_text(encoding="utf-8")
+    sections = {"": StudyPlan, "targets.": TargetPlan, "splits.": SplitPlan, "models.*.": ModelPlan}
+    sections |= {"probe.": ProbePlan, "finetuning.": FineTuningPlan}
+    keys = [f"{name}{key}" for name, section in sections.items() for key in section.model_fields]
+    assert [key for key in keys if f"`{key}`" not in text] == []
 
 
 @pytest.mark.parametrize("prepare", ["combat", "regress-confounds"])

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from semantoks.benchmark.ablation import ABLATIONS, ablate
-from semantoks.benchmark.scaling import fit_power_law, scale
+from semantoks.benchmark.ablation import ABLATIONS, PAPER, ablate
+from semantoks.benchmark.scaling import _variant, fit_power_law, scale
 from semantoks.cli import run
 from semantoks.data.preparation import prepare
 from semantoks.data.selection import select_scans
@@ -17,6 +18,7 @@ from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.model.checkpoint import load_model
+from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.provenance import seen_subjects
 from semantoks.training.config import Configuration, configure, tiny
 
@@ -50,6 +52,46 @@ def test_every_ablation_is_a_recipe(recipe: Configuration) -> None:
     changed = {name: configure(recipe, changes) for name, changes in ABLATIONS.items()}
     assert changed.pop("full") == recipe
     assert all(other != recipe for other in changed.values())
+
+
+def test_ablations_of_the_paper_are_what_is_compared() -> None:
+    asked = {"no-summary-term", "summary-term-throughout", "no-cls-term", "random-masks"}
+    asked |= {"linear-tokenizer", "one-network", "max-pooling", "untrained", "full"}
+    assert asked <= {*PAPER}
+    assert {*PAPER} <= {*ABLATIONS}
+
+
+def test_ablations_of_the_architecture_change_what_they_name(
+    store: Store, recipe: Configuration
+) -> None:
+    built = {
+        name: SemantoksEncoder(
+            store.atlas, **configure(recipe, changes).model.encoder_arguments()
+        ).eval()
+        for name, changes in ABLATIONS.items()
+        if any(key.startswith("model.") for key in changes) or name == "full"
+    }
+    series = torch.from_numpy(store.series(0)[None, :, :100])
+    tokens = {name: encoder(series).tokens for name, encoder in built.items()}
+    n_networks = tokens["full"].shape[1]
+    assert {name: t.shape[1] for name, t in tokens.items()} == {
+        "full": n_networks,
+        "linear-tokenizer": n_networks,
+        "one-network": 1,
+        "max-pooling": n_networks,
+        "attention-pooling": n_networks,
+    }
+    convolutions = {
+        name: sum(isinstance(part, torch.nn.Conv1d) for part in encoder.modules())
+        for name, encoder in built.items()
+    }
+    assert convolutions["linear-tokenizer"] == 0
+    assert convolutions["one-network"] == 1
+    assert convolutions["full"] == convolutions["max-pooling"] == n_networks
+    weights = built["full"].state_dict()
+    built["max-pooling"].load_state_dict(weights)  # same weights, another pooling, other tokens
+    assert (built["max-pooling"](series).tokens - tokens["full"]).abs().max() > 1e-3
+    assert not {*weights} >= {*built["attention-pooling"].state_dict()}
 
 
 def test_ablation_is_paired_with_the_full_method_and_resumed(
@@ -123,6 +165,21 @@ def test_scaling_is_nested_and_never_tests_whom_it_trained_on(
         for name in ("10-subjects", "20-subjects")
     ]
     assert steps[0] in (steps[1], steps[1] - 1)  # whole batches
+
+
+def test_equal_steps_have_an_equal_warm_up(store: Store, recipe: Configuration) -> None:
+    """An eighth of the people is seen eight times as often, and warmed up over as many steps."""
+    asked = configure(recipe, {"optimization.epochs": 12, "optimization.warmup_epochs": 3})
+    people = np.arange(40)
+    for share in (0.125, 0.25, 1.0):
+        variant, size = _variant(store, people, asked, share, 0, "steps")
+        optimization = variant.configuration.optimization
+        assert size == 40 * share
+        assert (optimization.epochs, optimization.warmup_epochs) == (12 / share, 3 / share)
+        alike = _variant(store, people, asked, share, 0, "epochs")[0].configuration.optimization
+        assert (alike.epochs, alike.warmup_epochs) == (12, 3)
+    untrained, size = _variant(store, people, asked, 0.0, 0, "steps")
+    assert (untrained.configuration.optimization.epochs, size) == (0, 0)
 
 
 def test_power_law() -> None:

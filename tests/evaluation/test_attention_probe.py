@@ -12,6 +12,7 @@ from semantoks.evaluation.attention_probe import (
     ATTENTION,
     _loss,
     _Probes,
+    _scan_outputs,
     attention_probe_predictions,
 )
 from semantoks.evaluation.splits import Split
@@ -93,6 +94,13 @@ def test_what_is_frozen_reads_as_the_probe_did():
     for i in range(2):
         frozen = probes.freeze(i, (0.0, 0.0), 1).read(tokens)[0]
         torch.testing.assert_close(frozen, probes(tokens)[i].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_outputs_of_a_scan_are_the_mean_over_its_windows():
+    tokens = tokens_of(1.0 * CLASSES)
+    found = _scan_outputs(lambda batch: batch.flatten(1)[None, :, :5], tokens, np.array([7, 2]))
+    expected = [tokens.tokens[tokens.scan == scan].mean(axis=0).ravel()[:5] for scan in (7, 2)]
+    np.testing.assert_allclose(found[0], expected, atol=2e-2)  # stored in half precision
 
 
 def test_nothing_of_the_test_part_reaches_training_or_choice():

@@ -178,6 +178,21 @@ def test_face_of_scikit_learn_is_the_same_probe_with_labels():
         probe.predict(WindowFeatures(test.features[:, :3], test.scan))
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_outputs_of_a_scan_are_the_mean_over_its_windows(kind):
+    random = np.random.default_rng(6)
+    windows = windows_of(random, 2 * np.eye(3)[CLASSES])
+    truth = CLASSES if kind == "classification" else random.standard_normal(N)
+    parts = [(windows.take(rows), truth[rows]) for rows in (np.arange(80), np.arange(80, 100))]
+    probe = LinearProbe(kind, rates=(0.03,), epochs=15).fit(*parts[0], validation=parts[1])
+    tested = windows.take(np.arange(100, N))
+    each = WindowFeatures(tested.features, np.arange(len(tested.features)))  # a window a scan
+    outputs = probe.decision_function(each)
+    expected = [outputs[tested.scan == scan].mean(axis=0) for scan in range(tested.n_scans)]
+    np.testing.assert_allclose(probe.decision_function(tested), expected, atol=1e-5)
+    assert np.ptp(outputs[:WINDOWS], axis=0).max() > 1e-2  # windows of a scan do differ
+
+
 def test_class_that_is_not_learned_from_is_never_predicted():
     windows = windows_of(np.random.default_rng(6), 2 * np.eye(3)[CLASSES])
     people = np.arange(N)

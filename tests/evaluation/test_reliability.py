@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -133,6 +134,29 @@ def test_sessions_that_cannot_be_compared_are_refused():
         repeated_recordings(x, table().assign(subject=list("badaee")))
     with pytest.raises(InputError, match=r"came \(3, 4\) and \(4, 4\)"):
         identify(np.zeros((3, 4)), np.zeros((4, 4)))
+
+
+def test_connectivity_finds_people_of_stages_again(shared):
+    """Of 37 people who came again after three months, 31 are found: 84 %."""
+    with h5py.File(next((shared / "data" / "stages").glob("*.h5"))) as content:
+        series, people, session = (
+            content[name][:] for name in ("timeseries_z", "subject", "session")
+        )
+    scans = pd.DataFrame({"subject": people.astype(str), "session": session.astype(str)})
+    lower = np.tril_indices(400, -1)
+    edges = []
+    for scan in series[:, :400].astype(np.float64):
+        alive = scan.std(axis=1) > 0
+        scan[~alive] = 0
+        scan[alive] = (scan[alive] - scan[alive].mean(1, keepdims=True)) / scan[alive].std(1)[
+            :, None
+        ]
+        correlation = np.clip(scan @ scan.T / scan.shape[1], -0.999999, 0.999999)
+        edges.append(np.arctanh(correlation[lower]))
+    pairs = repeated_recordings(np.array(edges), scans)
+    assert pairs.features.shape[:2] == (2, 37)
+    found = identify(*pairs.features, centering="none")
+    assert found.hits[0].sum() == 31
 
 
 def test_halves_are_those_of_the_scan(store):

@@ -13,7 +13,13 @@ import pandas as pd
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.comparison import Comparison, compare
 from semantoks.benchmark.tasks import kept_scans
-from semantoks.benchmark.variants import Say, Variant, describe_by, write_request
+from semantoks.benchmark.variants import (
+    Say,
+    Variant,
+    check_questions,
+    describe_by,
+    write_request,
+)
 from semantoks.data.selection import select_scans
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, nearest
@@ -131,12 +137,14 @@ def ablate(
     ConfigurationError
         If there is no such ablation.
     InputError
-        If the folder holds something else, or a target cannot be used.
+        If the folder holds something else, a target cannot be used, or a recording stands under the
+        names of two people. Nothing is pretrained before this is known.
     """
     names = tuple(dict.fromkeys((FULL, *names)))
     if leave_out:
         store = select_scans(store, np.flatnonzero(kept_scans(store, leave_out)))
     _check_names(names, targets, seeds)
+    check_questions(store, store, targets, splits=splits, n_folds=n_folds, repeats=repeats)
     request = {
         "store": store.fingerprint,
         "recipe": configuration.model_dump(mode="json"),

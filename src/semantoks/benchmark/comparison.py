@@ -146,7 +146,15 @@ def compare(
     check_people(store, list(store.scans["scan"].iloc[task.rows].astype(str)))
     scans = store.scans.iloc[task.rows].reset_index(drop=True)
     features = {name: align(store, name, e)[task.rows] for name, e in embeddings.items()}
-    made = _make_splits(scans, task, splits, site_column, n_folds, repeats, seed)
+    made = divide(
+        scans,
+        task,
+        splits=splits,
+        site_column=site_column,
+        n_folds=n_folds,
+        repeats=repeats,
+        seed=seed,
+    )
     edges = connectivity_features(store) if connectivity is None else connectivity
     if len(edges) != len(store):
         raise InputError(f"connectivity of {len(edges)} scans came for {len(store)} scans.")
@@ -180,6 +188,53 @@ def compare(
         splits=table,
         settings=settings,
     )
+
+
+def divide(
+    scans: pd.DataFrame,
+    task: Task,
+    *,
+    splits: Literal["subject", "site"],
+    site_column: str = "site",
+    n_folds: int,
+    repeats: int,
+    seed: int = 0,
+) -> list[Split]:
+    """Divide the subjects at random, or leave one site out.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        The rows of the table of scans that have the target.
+    task : Task
+        The target.
+    splits : {"subject", "site"}
+        Repeated folds of subjects, or one site left out at a time.
+    site_column : str
+        Column that names the site.
+    n_folds, repeats : int
+        Folds, and how often the subjects are divided anew.
+    seed : int
+        Seed of the divisions.
+
+    Returns
+    -------
+    list of Split
+        The splits, checked.
+
+    Raises
+    ------
+    InputError
+        If people cannot be divided so.
+    ConfigurationError
+        If there is no such way of dividing.
+    """
+    if splits == "site":
+        return _site_splits(scans, task, site_column)
+    if splits != "subject":
+        raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
+    labels = task.name(task.truth)
+    return subject_folds(scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed)
 
 
 def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
@@ -228,24 +283,6 @@ def _check_names(embeddings: Mapping[str, Embeddings]) -> None:
             f"embeddings cannot be called {taken[0]!r}: this is the name of a baseline that is in "
             "every table. Give them another name."
         )
-
-
-def _make_splits(
-    scans: pd.DataFrame,
-    task: Task,
-    splits: str,
-    site_column: str,
-    n_folds: int,
-    repeats: int,
-    seed: int,
-) -> list[Split]:
-    """Divide the subjects at random, or leave one site out."""
-    if splits == "site":
-        return _site_splits(scans, task, site_column)
-    if splits != "subject":
-        raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
-    labels = task.name(task.truth)
-    return subject_folds(scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed)
 
 
 def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Split]:

@@ -15,7 +15,13 @@ from scipy import stats
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.comparison import Comparison, compare
 from semantoks.benchmark.tasks import kept_scans
-from semantoks.benchmark.variants import Say, Variant, describe_by, write_request
+from semantoks.benchmark.variants import (
+    Say,
+    Variant,
+    check_questions,
+    describe_by,
+    write_request,
+)
 from semantoks.data.selection import Selection, select_scans
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
@@ -135,11 +141,14 @@ def scale(
     ConfigurationError
         If a share is impossible.
     InputError
-        If the folder holds something else, or a part is too small.
+        If the folder holds something else, a part is too small, a target cannot be used, or a
+        recording stands under the names of two people. Nothing is pretrained before this is known.
     """
     _check(shares, seeds, targets, held_out)
     if leave_out:
         store = select_scans(store, np.flatnonzero(kept_scans(store, leave_out)))
+    probed, others = _hold_out(store, held_out)
+    check_questions(store, probed, targets, n_folds=n_folds, repeats=repeats)
     request = {
         "store": store.fingerprint,
         "recipe": configuration.model_dump(mode="json"),
@@ -147,7 +156,6 @@ def scale(
         "budget": budget,
     }
     write_request(out, request)
-    probed, others = _hold_out(store, held_out)
     described: dict[str, Embeddings] = {}
     sizes: dict[str, tuple[int, int]] = {}
     for seed in seeds:
@@ -267,12 +275,16 @@ def _variant(
     size = max(2, round(share * len(people))) if share else 0
     rows = np.flatnonzero(np.isin(store.subject_codes, order[: size or len(order)]))
     part = select_scans(store, rows)
-    epochs = configuration.optimization.epochs
+    optimization = configuration.optimization
+    changes: dict[str, int] = {"seed": seed}
     if not share:
-        epochs = 0
+        changes["optimization.epochs"] = 0
     elif budget == "steps":
-        epochs = max(1, round(epochs * len(people) / size))
-    recipe = configure(configuration, {"optimization.epochs": epochs, "seed": seed})
+        # Warm-up is counted in epochs, too: it must be as many steps for all parts.
+        factor = len(people) / size
+        changes["optimization.epochs"] = round(optimization.epochs * factor)
+        changes["optimization.warmup_epochs"] = round(optimization.warmup_epochs * factor)
+    recipe = configure(configuration, changes)
     name = f"{size}-subjects" if share else UNTRAINED
     return Variant(name if seed == 0 else f"{name}-seed{seed}", recipe, part), size
 

@@ -105,7 +105,10 @@ def _settings(plan: StudyPlan, how: str) -> Any:
         return [plan.probe.model_dump(), plan.seed]
     if how in ("finetune", "mlp"):
         weighted = plan.probe.class_weight != "none"
-        return [plan.finetuning.model_dump(), plan.seed, *[plan.probe.class_weight] * weighted]
+        # Named only where it decides something, so that cells without patience keep their key.
+        unset = {"patience"} if how == "mlp" or plan.finetuning.patience is None else set()
+        tuned = plan.finetuning.model_dump(exclude=unset)
+        return [tuned, plan.seed, *[plan.probe.class_weight] * weighted]
     return list(plan.confounds) if how == "confounds" else None
 
 

@@ -305,6 +305,7 @@ def _training(plan: StudyPlan, model: ModelPlan) -> WindowTraining:
     """Return how networks are trained on windows, as the plan says."""
     return WindowTraining(
         epochs=plan.finetuning.epochs,
+        patience=plan.finetuning.patience,
         learning_rate=plan.finetuning.learning_rate,
         batch_size=plan.finetuning.batch_size,
         windows=model.windows,

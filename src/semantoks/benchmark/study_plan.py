@@ -133,6 +133,9 @@ class FineTuningPlan(_Section):
     """How models are fine-tuned; the paper's protocol unless changed."""
 
     epochs: int = Field(50, ge=1, description="epochs; the best one on validation is kept")
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better one on validation that end it; None: never"
+    )
     learning_rate: float = Field(1e-4, gt=0, description="peak")
     batch_size: int = Field(16, ge=2, description="scans a step")
     splits: int | None = Field(None, ge=1, description="only the first so many splits")

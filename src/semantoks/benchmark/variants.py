@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from semantoks.benchmark.comparison import divide
+from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
 from semantoks.evaluation.readout import FeatureKind
+from semantoks.evaluation.same_series import check_people
 from semantoks.model.checkpoint import load_encoder
 from semantoks.training.config import Configuration, to_yaml
 from semantoks.training.plan import choose_device
@@ -42,6 +45,45 @@ class Variant:
 
 class Interrupted(KeyboardInterrupt):
     """A variant was stopped; it goes on when the same command is given again."""
+
+
+def check_questions(
+    store: Store,
+    probed: Store,
+    targets: Sequence[str],
+    *,
+    splits: Literal["subject", "site"] = "subject",
+    n_folds: int,
+    repeats: int,
+) -> None:
+    """Refuse what could not be probed, before hours are spent on pretraining.
+
+    Parameters
+    ----------
+    store : Store
+        Everybody who is pretrained on or probed.
+    probed : Store
+        Those who are probed.
+    targets : sequence of str
+        Columns of the table of scans.
+    splits : {"subject", "site"}
+        Repeated folds of subjects, or one site left out at a time.
+    n_folds, repeats : int
+        Of the comparison.
+
+    Raises
+    ------
+    InputError
+        If a target cannot be used, people cannot be divided for it, or a recording stands under the
+        names of two people, of whom one could be pretrained on and the other probed.
+    ConfigurationError
+        If there is no such way of dividing.
+    """
+    for target in targets:
+        task = read_task(probed.scans, target)
+        scans = probed.scans.iloc[task.rows].reset_index(drop=True)
+        divide(scans, task, splits=splits, n_folds=n_folds, repeats=repeats)
+    check_people(store)
 
 
 def describe_by(

@@ -9,6 +9,7 @@ import numpy as np
 from semantoks.data.selection import Selection, select_scans
 from semantoks.data.store import Store
 from semantoks.errors import InputError
+from semantoks.evaluation.same_series import same_series
 from semantoks.evaluation.split_table import named_splits, read_record
 from semantoks.evaluation.splits import subjects_of
 
@@ -19,6 +20,8 @@ def people_to_train_on(
     """Take everybody of a store but the people who are tested by a split.
 
     People of the store who are in no part of the split are taken too: nothing is tested on them.
+    Not taken are other names of people who are tested, found by the series themselves: who left
+    one of two names out of a study has it in the store still.
 
     Parameters
     ----------
@@ -61,4 +64,8 @@ def people_to_train_on(
             "Give the splits of this store."
         )
     people = subjects_of(store.scans)
-    return select_scans(store, np.flatnonzero(~np.isin(people, people[tested])))
+    seen = {*people[tested].tolist()}
+    for pair in same_series(store):
+        if seen & {*pair.subjects}:
+            seen |= {*pair.subjects}
+    return select_scans(store, np.flatnonzero(~np.isin(people, sorted(seen))))
