@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -151,6 +152,28 @@ def test_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("WORLD_SIZE")
     assert run(words(store, tmp_path / "run", "--devices", "0")) == 2
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_command_that_is_stopped_says_how_to_go_on(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: signal.Signals
+) -> None:
+    out = tmp_path / "a run"
+
+    def stop() -> None:
+        while not (out / "metrics.csv").is_file() or (out / "metrics.csv").stat().st_size < 1000:
+            time.sleep(0.01)
+        os.kill(os.getpid(), kind)
+
+    waiting = threading.Thread(target=stop)
+    waiting.start()
+    settings = (*SETTINGS, "optimization.epochs=3000", "device=cpu")
+    assert run(words(store, out, settings=settings)) == 130
+    waiting.join()
+    described = read_json(out / "run.json")
+    assert load_checkpoint(out).content["step"] == described["step"] > 0
+    said = capsys.readouterr().out
+    assert f"--out '{out}' --resume" in said  # as a shell reads it
 
 
 def test_flags_are_settings(

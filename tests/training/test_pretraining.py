@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,10 +68,10 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def stop_at(step: int) -> Callable[[Progress], None]:
+def stop_at(step: int, kind: signal.Signals = signal.SIGINT) -> Callable[[Progress], None]:
     def progress(row: Progress) -> None:
         if row.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), kind)
 
     return progress
 
@@ -118,15 +119,17 @@ def test_seeds_decide_everything(store: Store, tmp_path: Path) -> None:
     assert not torch.equal(a["cls_token"], c["cls_token"])
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize(
+    ("step", "kind"), [(3, signal.SIGINT), (4, signal.SIGTERM), (5, signal.SIGUSR1)]
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    store: Store, tmp_path: Path, step: int
+    store: Store, tmp_path: Path, step: int, kind: signal.Signals
 ) -> None:
     whole = pretrain(store, tmp_path / "whole", recipe())
-    handler = signal.getsignal(signal.SIGINT)
-    part = pretrain(store, tmp_path / "part", recipe(), progress=stop_at(step))
+    handler = signal.getsignal(kind)
+    part = pretrain(store, tmp_path / "part", recipe(), progress=stop_at(step, kind))
     assert (part.status, part.step) == ("interrupted", step)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(kind) is handler
     assert not (part.folder / "model").exists()
     rest = pretrain(store, tmp_path / "part", recipe(), resume=True)
     assert rest.status == "finished"
@@ -206,6 +209,82 @@ def test_loss_that_is_not_finite_stops(
     assert load_checkpoint(tmp_path / "run").content["step"] == 3
 
 
+def test_gradient_that_is_not_finite_is_not_saved(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def poisoned(parameters: list[torch.nn.Parameter], clip: float) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 6:  # the loss was finite, and a checkpoint would follow this step
+            parameters[0].grad = torch.full_like(parameters[0], torch.inf)
+        return real(parameters, clip)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
+    with pytest.raises(InputError, match="gradient of step 6 is inf") as caught:
+        pretrain(store, tmp_path / "run", recipe())
+    assert "step-00000003.pt" in str(caught.value)
+    assert load_checkpoint(tmp_path / "run").content["step"] == 3
+
+
+def test_gradient_that_overflows_in_fp16_is_left_out(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.amp.GradScaler.unscale_, []
+
+    def overflowing(self: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            optimizer.param_groups[0]["params"][0].grad.fill_(torch.inf)
+        real(self, optimizer)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "unscale_", overflowing)
+    run = pretrain(store, tmp_path / "run", recipe(precision="fp16"))
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    assert "Infinity" not in lines[1]  # which is no JSON
+    norms = [json.loads(line)["gradient_norm"] for line in lines]
+    assert (run.status, norms[1]) == ("finished", None)
+    assert norms[-1] > 0  # the first may overflow by themselves
+    assert all(torch.isfinite(value).all() for value in weights(run.folder).values())
+
+
+def test_a_step_that_does_not_fit_says_what_to_try(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(InputError, match=r"2 GiB\.\)\. .*optimization.batch_size"):
+        pretrain(store, tmp_path / "run", recipe(device="cpu", precision="float32"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of files")
+def test_a_disk_that_fills_up_in_the_middle_of_a_checkpoint(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    real, calls, limits = torch.save, [], resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling(content: object, path: Path) -> None:
+        calls.append(1)
+        if len(calls) > 1:  # PyTorch's own writer gets no further than this
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        try:
+            real(content, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(torch, "save", filling)
+    with pytest.raises(InputError, match=r"cannot be written.*last good checkpoint is .*03\.pt"):
+        pretrain(store, tmp_path / "run", recipe())
+    left = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-00000003.pt", "step-00000003.sha256"]
+    monkeypatch.undo()
+    assert pretrain(store, tmp_path / "run", recipe(), resume=True).status == "finished"
+
+
 def test_disk_full_keeps_the_last_checkpoint(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +305,7 @@ def test_disk_full_keeps_the_last_checkpoint(
     assert left == ["step-00000003.pt", "step-00000003.sha256"]
 
 
-@pytest.mark.parametrize("harm", ["torn", "flipped", "gone"])
+@pytest.mark.parametrize("harm", ["torn", "flipped", "unsigned", "gone"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(
     store: Store, tmp_path: Path, harm: str
 ) -> None:
@@ -235,14 +314,18 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
     newest = tmp_path / "run" / "checkpoints" / "step-00000008.pt"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
-    if harm == "gone":
+    if harm == "unsigned":
         newest.with_suffix(".sha256").unlink()
+    elif harm == "gone":
+        newest.unlink()
     else:
         newest.write_bytes(content if harm == "flipped" else content[:1000])
-    resumed = Pretraining(store, tmp_path / "run", recipe(), resume=True)
-    assert resumed.damaged == (newest,)
-    assert resumed.step == 6
-    a, b = weights(whole.folder), weights(resumed.run().folder)
+    said: list[str] = []
+    resumed = pretrain(store, tmp_path / "run", recipe(), resume=True, notify=said.append)
+    assert said == [f"Checkpoint {newest} is damaged or missing; going on from step 6."]
+    left = {path.stem for path in newest.parent.iterdir()}
+    assert left == {"step-00000009", "step-00000012"}  # what is damaged does not count
+    a, b = weights(whole.folder), weights(resumed.folder)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -358,6 +441,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
         path.unlink()
     torn = tmp_path / "run" / "checkpoints" / ".step-00000003.pt.1.partial"
     torn.write_bytes(b"torn")
+    # The checksum stands before its checkpoint does, and a kill may come between.
+    (tmp_path / "run" / "checkpoints" / "step-00000003.sha256").write_text("0")
     with pytest.raises(InputError, match="no checkpoint to resume"):
         pretrain(store, tmp_path / "run", recipe(seed=5), resume=True)
     again = pretrain(store, tmp_path / "run", recipe(), resume=True)

@@ -105,6 +105,17 @@ def test_batches_are_bitwise_the_same(store: Store) -> None:
     assert readers() == []
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
+def test_how_many_steps_are_masked(store: Store, probability: float) -> None:
+    changes = {"masks.probability": probability, "optimization.epochs": 100}
+    batches = Learner(store, recipe("device", 0, **changes)).batches
+    masked = [batch.masks is not None for batch in batches.after(0)]
+    assert len(masked) == 300
+    assert np.mean(masked) == pytest.approx(probability, abs=0.08)  # 2.8 standard errors at .5
+    if 0 < probability < 1:  # drawn a step, not in turn
+        assert len(set(itertools.pairwise(masked))) == 4
+
+
 def test_runs_are_bitwise_the_same(store: Store, tmp_path: Path) -> None:
     for i, (residence, ahead) in enumerate(WAYS):
         pretrain(store, tmp_path / str(i), recipe(residence, ahead))

@@ -5,17 +5,33 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from semantoks.errors import ConfigurationError
 from semantoks.training.config import MasksConfig, ViewsConfig
 from semantoks.training.views import augment, check_masks, draw_masks, draw_scans, draw_starts
 
+ALPHA = 1e-4
+"""Seeds are fixed: a right distribution is not told from its formula, a wrong one is."""
 OFF = ViewsConfig(roi_dropout=0, time_dropout=0, gain=0, noise=0)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def assert_counts(found: Tensor, shares: dict[int, float]) -> None:
+    """Hold how often values came to their probabilities."""
+    values, counts = np.unique(found.numpy(), return_counts=True)
+    assert set(values.tolist()) == set(shares)
+    expected = [shares[value] * found.numel() for value in values.tolist()]
+    assert stats.chisquare(counts, expected).pvalue > ALPHA
+
+
+def assert_uniform(found: Tensor) -> None:
+    """Hold values to the uniform distribution between 0 and 1."""
+    assert stats.kstest(found.numpy(), "uniform").pvalue > ALPHA
 
 
 def ones(batch: int = 500) -> Tensor:
@@ -48,10 +64,12 @@ def test_off_changes_nothing() -> None:
 
 def test_roi_dropout() -> None:
     config = OFF.model_copy(update={"roi_dropout": 0.1})
-    dropped = (augment(ones(), config, generator()) == 0).all(-1).sum(-1).flatten()
-    assert dropped.min() == 1  # at least one
-    assert dropped.max() == 3  # less than a tenth of 40
     views = augment(ones(), config, generator())
+    dropped = (views == 0).all(-1).flatten(0, 1)
+    # The share is uniform on (0, .1): up to 4 of 40, in whole ROIs, but at least one.
+    assert_counts(dropped.sum(-1), {1: 0.5, 2: 0.25, 3: 0.25})
+    _, which = dropped.nonzero(as_tuple=True)
+    assert_counts(which, dict.fromkeys(range(40), 1 / 40))
     assert not torch.equal(views[:, 0], views[:, 1])  # each window on its own
 
 
@@ -59,22 +77,26 @@ def test_time_dropout_is_one_stretch() -> None:
     config = OFF.model_copy(update={"time_dropout": 0.3})
     gone = (augment(ones(), config, generator()) == 0).all(2).flatten(0, 1)
     length = gone.sum(-1)
-    assert length.min() == 1
-    assert length.max() == 29
+    # The share is uniform on (0, .3): up to 30 of 100, in whole samples, but at least one.
+    assert_counts(length, {1: 2 / 30} | dict.fromkeys(range(2, 30), 1 / 30))
+    start = gone.int().argmax(-1)
+    # Spread over its places, a uniform start is uniform between 0 and 1 whatever the length.
+    jitter = torch.rand(len(start), generator=generator(1))
+    assert_uniform((start + jitter) / (100 - length + 1))
     edges = torch.diff(gone.int(), dim=-1).abs().sum(-1)
     assert edges.max() <= 2
     assert gone[:, 0].any()
     assert gone[:, -1].any()
-    assert length.float().mean().item() == pytest.approx(14.8, abs=1)
 
 
 def test_gain_and_noise() -> None:
-    gain = augment(ones(), OFF.model_copy(update={"gain": 0.2}), generator())[..., 0, 0].flatten()
-    assert 0.8 <= gain.min() < 0.81
-    assert 1.19 < gain.max() <= 1.2
-    noisy = augment(ones(20), OFF.model_copy(update={"noise": 0.1}), generator()) - 1
-    assert noisy.std().item() == pytest.approx(0.1, rel=0.01)
-    assert noisy.mean().item() == pytest.approx(0, abs=1e-3)
+    gained = augment(ones(), OFF.model_copy(update={"gain": 0.2}), generator())
+    gain = gained[..., 0, 0]
+    assert torch.equal(gained, gain[..., None, None].expand_as(gained))  # one a window
+    assert_uniform((gain.flatten() - 0.8) / 0.4)
+    assert stats.pearsonr(*gain.T.numpy()).pvalue > ALPHA  # of each window on its own
+    noisy = (augment(ones(5), OFF.model_copy(update={"noise": 0.1}), generator()) - 1).flatten()
+    assert stats.kstest(noisy.numpy(), "norm", args=(0, 0.1)).pvalue > ALPHA
 
 
 def test_same_seed_same_views() -> None:
@@ -108,6 +130,11 @@ def test_temporal_masks() -> None:
     # ceil(5 r) - 1 is 3 up to r = .8 and 4 beyond: three quarters and one quarter.
     assert lengths[3].item() / 2000 == pytest.approx(0.75, abs=0.04)
     assert torch.diff(hidden.int(), dim=-1).abs().sum(-1).max() <= 2  # consecutive
+    start = hidden.int().argmax(-1)
+    for length in (3, 4):
+        places = 5 - length + 1
+        found = start[hidden.sum(-1) == length]
+        assert_counts(found, dict.fromkeys(range(places), 1 / places))
 
 
 def test_slice_masks_are_half_and_half() -> None:

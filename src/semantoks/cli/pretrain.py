@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -164,9 +165,14 @@ def _pretrain(
     from semantoks.training.pretraining import Pretraining
 
     warned: list[str] = []
+
+    def warn(warning: str) -> None:
+        warned.append(warning)
+        output.say(warning)  # at once: the run may go on for days
+
     pretraining = Pretraining(store, out, configuration, resume=resume, ranks=ranks)
-    for path in pretraining.damaged:
-        output.say(f"Checkpoint {path} is damaged; going on from an earlier one.")
+    for damage in pretraining.damage():
+        output.say(damage)
     plan = pretraining.plan
     processes = f" by {ranks.size} processes" if ranks.size > 1 else ""
     output.say(
@@ -176,18 +182,14 @@ def _pretrain(
     with output.progress("pretraining") as advance:
         ended = pretraining.run(
             lambda row: advance(row.step, row.steps, f"epoch {row.epoch}  loss {row.total:.3f}"),
-            warned.append,
+            warn,
         )
-    for warning in warned:
-        output.say(warning)
     output.result({**vars(ended), "folder": str(ended.folder), "warnings": warned})
     if ended.status == "interrupted":
+        words = ["semantoks", "pretrain", "--data", str(store.path), "--out", str(out)]
         output.say(
             f"Stopped after step {ended.step} of {ended.steps}; saved in {out / 'checkpoints'}. "
-            "Go on with: "
-            + " ".join(
-                ["semantoks pretrain --data", f"{store.path} --out {out}", *part, "--resume"]
-            )
+            f"Go on{processes} with: {shlex.join([*words, *part, '--resume'])}"
         )
         return INTERRUPTED
     output.say(f"The teacher is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")

@@ -79,8 +79,10 @@ class LongConvolution(nn.Module):
         """
         # conv1d correlates, so a true convolution has its taps flipped.
         kernel = (self._joined() / self.norm).flip(-1)
-        here = F.one_hot(torch.tensor((kernel.shape[-1] - 1) // 2), kernel.shape[-1])
-        return kernel + self.gain[..., None] * here.to(kernel)
+        # Made where it is used: a GPU would have to wait for what is sent.
+        taps = torch.arange(kernel.shape[-1], device=kernel.device)
+        here = taps == (len(taps) - 1) // 2
+        return kernel + self.gain[..., None] * here
 
     def toeplitz(self, time: int) -> Float[Tensor, "channel kernel time time"]:
         """Return kernel and gain as matrices that convolve a series of a fixed length.

@@ -47,33 +47,37 @@ class Ranks(NamedTuple):
         """Whether this process writes logs and checkpoints."""
         return self.rank == 0
 
-    def device(self, chosen: torch.device) -> torch.device:
+    def device(self, wanted: str) -> str:
         """Give every process of a machine a GPU of its own.
 
         Parameters
         ----------
-        chosen : device
+        wanted : str
             The device that the configuration asks for.
 
         Returns
         -------
-        device
-            The GPU with the local number where the configuration named none.
+        str
+            The GPU with the local number where the configuration named none. No other is touched:
+            every process would hold memory there, and some clusters forbid it.
 
         Raises
         ------
         ConfigurationError
             If there are more processes than GPUs.
         """
-        if self.size == 1 or str(chosen) != "cuda":  # cuda:1 was chosen by somebody
-            return chosen
-        if self.local >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        own = wanted == "cuda" or (wanted == "auto" and found > 0)  # cuda:1 was somebody's choice
+        if self.size == 1 or not own:
+            return wanted
+        if self.local >= found:
             raise ConfigurationError(
-                f"process {self.local} of this machine finds {torch.cuda.device_count()} GPU(s); "
-                "start one process a GPU, or use --device cpu."
+                f"process {self.local} of this machine finds {found} GPU(s); start one process a "
+                "GPU, or use --device cpu. Where the cluster shows every process its own GPU only, "
+                "set LOCAL_RANK=0 for all."
             )
         torch.cuda.set_device(self.local)
-        return torch.device("cuda", self.local)
+        return f"cuda:{self.local}"
 
     def share(self, total: int) -> Share | None:
         """Take this process's part of a batch.

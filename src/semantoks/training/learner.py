@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
+from semantoks.errors import InputError
 from semantoks.objective.distillation import LossTerms
 from semantoks.training.batches import WEIGHTS, Batch, Batches, mix
 from semantoks.training.config import Configuration
@@ -34,7 +37,7 @@ class Learner:
     def __init__(self, store: Store, configuration: Configuration, ranks: Ranks = ALONE) -> None:
         self.configuration, self.ranks = configuration, ranks
         self.plan = make_plan(store, configuration)
-        self.device = ranks.device(choose_device(configuration.device))
+        self.device = choose_device(ranks.device(configuration.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(configuration.seed, WEIGHTS))
             self.model = make_model(store, configuration).to(self.device)
@@ -91,8 +94,13 @@ class Learner:
         -------
         LossTerms
             Of the whole batch.
+
+        Raises
+        ------
+        InputError
+            If the memory of the device is too small.
         """
-        with autocast(self.precision, self.device):
+        with _room(self.device), autocast(self.precision, self.device):
             terms: LossTerms = self.model(
                 batch.views,
                 batch.masks,
@@ -116,10 +124,29 @@ class Learner:
         -------
         float
             Norm of the gradient before clipping.
+
+        Raises
+        ------
+        InputError
+            If the memory of the device is too small.
         """
-        torch.autograd.backward(self.scaler.scale(terms.total))
-        self.ranks.sum_gradients(self.model.student.parameters())
-        clip = self.configuration.optimization.clip
-        norm = optimizer_step(self.optimizer, now, clip=clip, scaler=self.scaler)
-        self.model.update_teacher(now.momentum)
+        with _room(self.device):
+            torch.autograd.backward(self.scaler.scale(terms.total))
+            self.ranks.sum_gradients(self.model.student.parameters())
+            clip = self.configuration.optimization.clip
+            norm = optimizer_step(self.optimizer, now, clip=clip, scaler=self.scaler)
+            self.model.update_teacher(now.momentum)
         return norm
+
+
+@contextlib.contextmanager
+def _room(device: torch.device) -> Iterator[None]:
+    """Say what to do where a step does not fit into the memory of the device."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"a step does not fit into the memory of {device} ({str(error).splitlines()[0]}). "
+            "Share every batch among more GPUs (--devices), set a smaller optimization.batch_size, "
+            "try --precision bf16, or leave the series in the store (views.residence=stream)."
+        ) from error

@@ -238,7 +238,8 @@ def effective_rank(features: Float[Tensor, "batch dim"]) -> float:
     >>> round(effective_rank(torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])), 3)
     2.0
     """
-    values = torch.linalg.svdvals((features - features.mean(0)).double())
+    centred = (features - features.mean(0)).cpu()  # not every GPU has float64
+    values = torch.linalg.svdvals(centred.double())
     total = values.sum()
     if total == 0:
         return 0.0

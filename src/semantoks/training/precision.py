@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -119,7 +120,8 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     device : device
         Where is computed.
     """
-    libc = ctypes.CDLL(None) if device.type == "cpu" else None
+    # Windows does not open the process itself as a library.
+    libc = ctypes.CDLL(None) if device.type == "cpu" and os.name == "posix" else None
     if libc is None or not hasattr(libc, "mallopt"):
         yield
         return

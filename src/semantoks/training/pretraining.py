@@ -101,6 +101,8 @@ def pretrain(
     with join() as ranks:
         recipe = configuration or paper()
         pretraining = Pretraining(store, Path(out), recipe, resume=resume, ranks=ranks)
+        for damage in pretraining.damage() if ranks.first else ():
+            notify(damage)
         return pretraining.run(progress, notify)
 
 
@@ -185,6 +187,19 @@ class Pretraining:
             self._go(began, progress, stopped)
             return self._end(began)
 
+    def damage(self) -> tuple[str, ...]:
+        """Say which checkpoints could not be taken up.
+
+        Returns
+        -------
+        tuple of str
+            A sentence each.
+        """
+        return tuple(
+            f"Checkpoint {path} is damaged or missing; going on from step {self.step}."
+            for path in self.damaged
+        )
+
     def _go(
         self, began: float, progress: Callable[[Progress], None], stopped: Callable[[], bool]
     ) -> None:
@@ -218,8 +233,11 @@ class Pretraining:
         terms = self.learner.compare(batch, now)
         total = float(terms.total.detach())
         if not math.isfinite(total):
-            raise InputError(self._not_finite(total))
+            raise InputError(self._not_finite("loss", total))
         norm = self.learner.improve(terms, now)
+        # In fp16 a gradient that overflows is left out, and the loss scaled less.
+        if not math.isfinite(norm) and not self.learner.scaler.is_enabled():
+            raise InputError(self._not_finite("gradient", norm))
         self.step += 1
         return Progress(
             step=self.step,
@@ -305,18 +323,18 @@ class Pretraining:
     def _was_killed_before_its_first_checkpoint(self) -> bool:
         """Say whether the folder is that of a run like this one which never came to save."""
         written = self.folder / "config.yaml"
-        if any(self.folder.glob("checkpoints/step-*")) or not written.is_file():
+        if any(self.folder.glob("checkpoints/step-*.pt")) or not written.is_file():
             return False
         return same_run(written.read_text(encoding="utf-8"), self.configuration)
 
-    def _not_finite(self, total: float) -> str:
-        """Say what to do about a loss that is not finite."""
+    def _not_finite(self, what: str, value: float) -> str:
+        """Say what to do about a loss or a gradient that is not finite; neither is saved."""
         last = max((self.folder / "checkpoints").glob("step-*.pt"), default=None)
         kept = f"The last good checkpoint is {last}." if last else "No checkpoint was written yet."
         return (
-            f"the loss of step {self.step + 1} is {total}; the run in {self.folder} stops. {kept} "
-            "Try a smaller optimization.learning_rate or a larger optimization.warmup_epochs, and "
-            "look for extreme values in the store."
+            f"the {what} of step {self.step + 1} is {value}; the run in {self.folder} stops. "
+            f"{kept} Try a smaller optimization.learning_rate or a larger "
+            "optimization.warmup_epochs, and look for extreme values in the store."
         )
 
 

@@ -17,7 +17,7 @@ from semantoks.training.config import to_yaml
 from semantoks.training.events import Progress, ignore, tensorboard
 from semantoks.training.learner import Learner
 from semantoks.training.monitoring import Health, Warned, examine, warn
-from semantoks.training.run import Log, read_json, versions, write_json
+from semantoks.training.run import Log, drop_later_checkpoints, read_json, versions, write_json
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
@@ -56,6 +56,8 @@ class Record:
             path.write_text(to_yaml(learner.configuration), encoding="utf-8")
         for left in (*folder.glob(".*.partial"), *folder.glob("checkpoints/.*.partial")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()  # a kill tore it
+        if after is not None:
+            drop_later_checkpoints(folder, after)
         columns = [name for name in Progress._fields if name != "steps"]
         self._metrics = Log(folder, "metrics", columns, after=after)
         self._health = Log(folder, "health", ["step", "epoch", *Health._fields], after=after)

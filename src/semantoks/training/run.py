@@ -63,9 +63,10 @@ class Log:
         Parameters
         ----------
         row : mapping
-            Values by column; NaN is written as an empty cell and as null.
+            Values by column; what is not finite is written as an empty cell and as null, as JSON
+            has no word for it.
         """
-        values = {c: None if _is_nan(row[c]) else row[c] for c in self.columns}
+        values = {c: None if _is_not_finite(row[c]) else row[c] for c in self.columns}
         with self._csv.open("a", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerow(values.values())
         with self._lines.open("a", encoding="utf-8") as stream:
@@ -141,7 +142,8 @@ class Checkpoint(NamedTuple):
     content : dict
         What `save_checkpoint` was given, with ``step``.
     damaged : tuple of Path
-        Newer checkpoints that could not be used.
+        Newer checkpoints that could not be used: torn, changed, or gone though their checksum is
+        there.
     """
 
     content: dict[str, Any]
@@ -166,17 +168,40 @@ def load_checkpoint(run: Path) -> Checkpoint:
     InputError
         If there is none that can be read.
     """
-    paths = sorted((run / "checkpoints").glob("step-*.pt"), reverse=True)
+    known = {path.with_suffix(".pt") for path in (run / "checkpoints").glob("step-*")}
+    paths = sorted(known, reverse=True)
     for i, path in enumerate(paths):
-        checksum = _checksum_file(path)
-        if not checksum.is_file() or checksum.read_text(encoding="ascii") != _checksum(path):
+        if not _is_whole(path):
             continue
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if content["format_version"] > CHECKPOINT_VERSION:
             raise InputError(f"checkpoint {path} was written by a newer semantoks; update yours.")
         return Checkpoint(content, tuple(paths[:i]))
-    damaged = f"; {len(paths)} are damaged" if paths else ""
+    damaged = f"; {len(paths)} are damaged or missing" if paths else ""
     raise InputError(f"{run} holds no checkpoint to resume from{damaged}. Start the run anew.")
+
+
+def drop_later_checkpoints(run: Path, step: int) -> None:
+    """Remove what is left of checkpoints after a step; they would count among those to keep.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    step : int
+        Step that the run goes on from; -1 if it begins anew.
+    """
+    for path in (run / "checkpoints").glob("step-*"):
+        if path.stem > f"step-{step:08d}" or step < 0:
+            path.unlink()
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Say whether a checkpoint is there and what it was when it was written."""
+    checksum = _checksum_file(checkpoint)
+    if not checkpoint.is_file() or not checksum.is_file():
+        return False
+    return checksum.read_text(encoding="ascii") == _checksum(checkpoint)
 
 
 def _checksum_file(checkpoint: Path) -> Path:
@@ -288,6 +313,6 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
         restore()
 
 
-def _is_nan(value: Any) -> bool:
-    """Say whether a value is a NaN."""
-    return isinstance(value, float) and math.isnan(value)
+def _is_not_finite(value: Any) -> bool:
+    """Say whether a value is a NaN or infinite."""
+    return isinstance(value, float) and not math.isfinite(value)
