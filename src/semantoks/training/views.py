@@ -137,12 +137,10 @@ def draw_masks(
     """
     rows = batch * VIEWS
     device = generator.device
-    kind = config.kind
+    kind = "slice" if config.kind == "random" else config.kind
     if kind == "slice" and 1 in (networks, patches):  # a slice of the only one would hide all
         kind = "temporal" if networks == 1 else "network"
-    if kind == "random":
-        masks = _random_tokens(rows, networks, patches, config, generator)
-    elif kind == "network":
+    if kind == "network":
         masks = _network_slices(rows, networks, patches, config, generator)
     elif kind == "temporal":
         masks = _temporal_slices(rows, networks, patches, config, generator)
@@ -153,6 +151,8 @@ def draw_masks(
             _network_slices(rows, networks, patches, config, generator),
             _temporal_slices(rows, networks, patches, config, generator),
         )
+    if config.kind == "random":
+        masks = _scatter(masks, generator)
     return masks.view(batch, VIEWS, networks, patches)
 
 
@@ -203,15 +203,13 @@ def _temporal_slices(
     return _stretch(place, length, patches)[:, None].expand(rows, networks, patches)
 
 
-def _random_tokens(
-    rows: int, networks: int, patches: int, config: MasksConfig, generator: torch.Generator
+def _scatter(
+    masks: Bool[Tensor, "rows networks patches"], generator: torch.Generator
 ) -> Bool[Tensor, "rows networks patches"]:
-    """Hide tokens anywhere, their share uniform on (low, high)."""
-    device = generator.device
-    share = torch.rand(rows, 1, generator=generator, device=device)
-    count = ((config.low + (config.high - config.low) * share) * networks * patches).long()
-    rank = _rank(torch.rand(rows, networks * patches, generator=generator, device=device))
-    return (rank < count.clamp(min=1)).view(rows, networks, patches)
+    """Hide as many tokens of every row, anywhere."""
+    hidden = masks.flatten(1)
+    values = torch.rand(hidden.shape, generator=generator, device=generator.device)
+    return (_rank(values) < hidden.sum(1, keepdim=True)).view_as(masks)
 
 
 def _rank(values: Tensor) -> Tensor:
