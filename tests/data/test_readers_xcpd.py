@@ -148,7 +148,45 @@ def test_the_band_is_said_unless_it_is_known(tmp_path: Path) -> None:
     told = " ".join(only(tmp_path, CORTEX).notices)
     assert "XCP-D band-passed these series to 0.01 to 0.08 Hz" in told
     assert "--filtered-before 0.01 0.08" in told
-    assert only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.08))).notices == ()
+    known = ReaderOptions(band=(0.01, 0.08), filtered="before")
+    assert only(tmp_path, CORTEX, known).notices == ()
+    # The same edges as a filter of this package are a second filter.
+    (told,) = only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.08))).notices
+    assert "filtered again here (0.01 to 0.08 Hz), which damps the edges of the band twice" in told
+    (told,) = only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.1), filtered="before")).notices
+    assert "but --filtered-before says 0.01 to 0.1 Hz" in told
+    (told,) = only(tmp_path, CORTEX, ReaderOptions()).notices
+    assert "no band-pass is applied here" in told
+
+
+@pytest.mark.parametrize(
+    ("filters", "say"),
+    [
+        ({"High-pass filter": {"cutoff (Hz)": 0.01, "Filter order": 2}}, ["0.01 none"]),
+        ({"Low-pass filter": {"cutoff (Hz)": 0.08, "Filter order": 2}}, ["none 0.08"]),
+        ({"Notch filter": {}}, []),
+        (None, ["0.01 0.08"]),
+    ],
+)
+def test_filters_with_one_edge_are_said(tmp_path: Path, filters: object, say: list[str]) -> None:
+    path = write_run(tmp_path, t_r=None)
+    image = path.with_name(f"{RUN}_space-MNI152NLin6Asym_desc-denoised_bold.json")
+    image.write_text(json.dumps({"RepetitionTime": 0.8, "SoftwareFilters": filters}))
+    told = only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.1))).notices
+    assert len(told) == len(say)
+    assert all(f"--filtered-before {x}." in notice for x, notice in zip(say, told, strict=True))
+
+
+def test_tables_are_found_where_a_hash_stands_in_the_names(tmp_path: Path) -> None:
+    outliers = np.zeros(30, dtype=int)
+    outliers[5:8] = 1
+    path = write_run(tmp_path, outliers=outliers)
+    for file in list(path.parent.iterdir()):
+        file.rename(file.with_name(file.name.replace("_task-rest", "_hash-a1b2_task-rest")))
+    scan = only(tmp_path)
+    assert (scan.scan, scan.t_r) == (RUN, 0.8)
+    assert scan.phenotypes["share_scrubbed"] == pytest.approx(0.1)
+    assert scan.load().shape == (457, 30)
 
 
 # Censoring

@@ -66,8 +66,8 @@ class _Format(NamedTuple):
 
 
 _FORMATS: Final = (
-    _Format("conn", conn.matches, _without_options(conn.find), "ROI_Subject*_Condition000.mat"),
-    _Format("dpabi", dpabi.matches, _without_options(dpabi.find), "ROISignals_*.mat"),
+    _Format("conn", conn.matches, conn.find, "ROI_Subject*_Condition000.mat"),
+    _Format("dpabi", dpabi.matches, dpabi.find, "ROISignals_*.mat"),
     _Format(
         "original-hdf5",
         original_hdf5.matches,
@@ -96,11 +96,11 @@ _FORMATS: Final = (
         "*.ptseries.nii or *.dtseries.nii files",
         bids.find_participants,
     ),
-    _Format("pcp", pcp.matches, _without_options(pcp.find), "a folder of *_rois_<atlas>.1D files"),
+    _Format("pcp", pcp.matches, pcp.find, "a folder of *_rois_<atlas>.1D files"),
     _Format(
         "cpac",
         cpac.matches,
-        _without_options(cpac.find),
+        cpac.find,
         "sub-*_atlas-*_timeseries.1D",
         bids.find_participants,
     ),

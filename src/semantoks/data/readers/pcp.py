@@ -10,6 +10,7 @@ A ``.1D`` file is a header ``#1 #2 ...`` of atlas values, then a line a volume a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import BUILT_IN, Atlas
+from semantoks.data.prior_filtering import PriorFilter, tell_filter
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.scan_table import clean_id, is_missing, read_cells
@@ -28,6 +31,13 @@ from semantoks.errors import InputError
 
 _FILE: Final = re.compile(r"(?P<scan>.+)_rois_(?P<atlas>[^_]+)\.1D")
 _TABLES: Final = ("Phenotypic_V1_0b_preprocessed1.csv", "Phenotypic_V1_0b_preprocessed.csv")
+_STRATEGY: Final = re.compile(r"filt_(?:no)?global")
+_FILTER: Final = PriorFilter(
+    "By the name of their folder (filt_), the Preprocessed Connectomes Project band-passed these "
+    "series",
+    (0.01, 0.1),
+    certain=True,
+)
 _MISSING: Final = ("-9999", "-9999.0")
 """What stands for a value that is not there."""
 _TEXT: Final = ("SUB_ID", "SITE_ID", "FILE_ID")
@@ -51,7 +61,7 @@ def matches(source: Path) -> bool:
     return source.is_dir() and any(_FILE.fullmatch(path.name) for path in source.rglob("*.1D"))
 
 
-def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
     """Find the scans of one preprocessing strategy.
 
     Parameters
@@ -60,6 +70,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
         Folder of the files, or a folder above it that holds no other strategy.
     atlas : Atlas
         Atlas that the series were extracted with.
+    options : ReaderOptions or None
+        Their band tells whether the user knows how the series were filtered.
 
     Returns
     -------
@@ -74,7 +86,12 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     """
     files = _choose(source, atlas)
     rows = _read_phenotypes(next(iter(files.values())).parent)
-    return [_describe(scan, path, atlas, rows) for scan, path in files.items()]
+    found = [_describe(scan, path, atlas, rows) for scan, path in files.items()]
+    parts = next(iter(files.values())).resolve().parts[:-1]
+    if not any(_STRATEGY.fullmatch(part) for part in parts[-3:]):
+        return found
+    told = tell_filter(_FILTER, options or ReaderOptions())
+    return [dataclasses.replace(scan, notices=told) for scan in found]
 
 
 def _choose(source: Path, atlas: Atlas) -> dict[str, Path]:
