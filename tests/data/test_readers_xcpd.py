@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.labels import seventeen_network_names
+from semantoks.data.labels import match_labels, seventeen_network_names
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
 from semantoks.data.recording import ScanFile, collect_notices
@@ -22,12 +22,39 @@ from semantoks.errors import InputError
 WHOLE = Atlas.load("schaefer400-tian3-buckner7")
 CORTEX = Atlas.load("schaefer400")
 TIAN = WHOLE.labels[400:450]
+SIDES = ("LH", "RH")
+CIT168 = [
+    "Pu",
+    "Ca",
+    "NAC",
+    "EXA",
+    "GPe",
+    "GPi",
+    "SNc_PBP_VTA",
+    "RN",
+    "SNr",
+    "VeP",
+    "HN",
+    "HTH",
+    "MN",
+    "STH",
+]
+THALAMUS = [
+    "Pulvinar",
+    "Anterior",
+    "Medio_Dorsal",
+    "Ventral_Latero_Dorsal",
+    "Central_Lateral-Lateral_Posterior-Medial_Pulvinar",
+    "Ventral_Anterior",
+    "Ventral_Latero_Ventral",
+]
 BELOW_4S = (
-    *(f"{side}-{x}" for side in ("LH", "RH") for x in ("Pu", "Ca", "NAC", "SNc_PBP_VTA", "RN")),
-    *(f"{side}-{x}" for side in ("LH", "RH") for x in ("Pulvinar", "Ventral_Anterior")),
-    *(f"{side}_{x}" for side in ("LH", "RH") for x in ("Hippocampus", "Amygdala")),
+    *(f"{side}-{x}" for side in SIDES for x in CIT168),
+    *(f"{side}-{x}" for side in SIDES for x in THALAMUS),
+    *(f"{side}_{x}" for side in SIDES for x in ("Hippocampus", "Amygdala")),
     *(f"Cerebellar_Region{i}" for i in range(1, 11)),
 )
+"""All 56 regions of the 4S atlas below the cortex, as AtlasPack names them."""
 NAMINGS = {
     "0.5": "space-MNI152NLin2009cAsym_res-2_atlas-Schaefer417_timeseries.tsv",
     "0.6": "space-MNI152NLin2009cAsym_res-2_atlas-4S456Parcels_timeseries.tsv",
@@ -130,6 +157,8 @@ def test_without_tian_the_other_regions_are_not_taken(tmp_path: Path) -> None:
     assert np.isnan(scan.load()[400:]).all()
     assert "The 56 regions of XCP-D's 4S atlas" in scan.notices[0]
     assert "no Tian file beside it; missing: Cerebellar, Subcortical" in scan.notices[0]
+    assert len(BELOW_4S) == 56
+    assert match_labels(BELOW_4S, WHOLE).n_found == 0
     # An atlas that needs none of them has nothing to be told.
     assert not any("56 regions" in notice for notice in only(tmp_path, CORTEX).notices)
 

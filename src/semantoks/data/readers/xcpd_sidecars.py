@@ -146,27 +146,6 @@ def put_back(
     return series if series.shape[1] == n_all else fill_censored(series, censoring.kept)
 
 
-def tell_band(name: BidsName, options: ReaderOptions) -> tuple[str, ...]:
-    """Say in which band XCP-D filtered a series, unless the user knows.
-
-    Parameters
-    ----------
-    name : BidsName
-        The series.
-    options : ReaderOptions
-        Their band tells whether the user knows.
-
-    Returns
-    -------
-    tuple of str
-        A paragraph, or nothing, also where the sidecars cannot be read.
-    """
-    try:
-        return _tell_band(_read_sidecars_of_images(name), options)
-    except InputError:
-        return ()
-
-
 class _Censoring(NamedTuple):
     """Which volumes XCP-D called outliers, and the file that says so."""
 
