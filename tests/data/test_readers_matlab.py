@@ -242,6 +242,7 @@ def test_dpabi_columns_are_picked_by_key(tmp_path: Path, text: bool) -> None:
     scan = cloudpickle.loads(cloudpickle.dumps(only(tmp_path, WHOLE)))
     assert (scan.scan, scan.subject, scan.session) == ("Sub_001", "Sub_001", "")
     assert scan.source == str(path)
+    assert [x.name for x in scan.beside] == ["ROI_OrderKey_Sub_001.tsv"]
     assert "an F as in FunImgARCWF" in scan.notices[0]
     known = ReaderOptions(band=(0.01, 0.1), filtered="before")
     assert all(not x.notices for x in find_scans(tmp_path, CORTEX, options=known).scans)

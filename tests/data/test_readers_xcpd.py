@@ -346,3 +346,12 @@ def test_notices_are_collected_once(tmp_path: Path) -> None:
     told = collect_notices(find_scans(tmp_path, CORTEX).scans)
     assert len(told) == 1
     assert not told[0].endswith("scans)")
+
+
+def test_all_files_that_a_scan_depends_on_are_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    write_run(tmp_path, run="sub-01_ses-2_task-rest_run-02")
+    whole = [x for x in path.parent.iterdir() if x.name.startswith(RUN)]
+    scan = find_scans(tmp_path, WHOLE).scans[0]
+    assert sorted([path, *scan.beside]) == sorted(whole)
+    assert len(whole) == 6

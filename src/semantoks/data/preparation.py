@@ -253,11 +253,9 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
     condensed = hashlib.sha256()
     for scan in scans:
         file = source if source.is_file() else Path(scan.source)
-        # A link to content that was not downloaded is complained of where it is read.
-        status = file.stat() if file.exists() else file.lstat()
         who = (scan.scan, scan.subject, scan.session, scan.site, str(Path(scan.source).absolute()))
         known = (scan.t_r, scan.motion, dict(scan.phenotypes))
-        entry = [who, known, status.st_size, status.st_mtime_ns]
+        entry = [who, known, *_version(file), *map(_version, scan.beside)]
         condensed.update(json.dumps(entry, default=str, sort_keys=True).encode())
     return {
         "source": str(source.resolve()),
@@ -265,3 +263,10 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
         "n_scans": len(scans),
         "scans": condensed.hexdigest(),
     }
+
+
+def _version(file: Path) -> tuple[str, int, int]:
+    """Name a file, its size and its age."""
+    # A link to content that was not downloaded is complained of where it is read.
+    status = file.stat() if file.exists() else file.lstat()
+    return file.name, status.st_size, status.st_mtime_ns

@@ -572,3 +572,29 @@ def test_another_atlas_image_of_the_same_name_starts_over(study: Study, tmp_path
     os.utime(study.atlas_image, (1, 1))
     with pytest.raises(InputError, match="from other files or with other arguments"):
         prepare()
+
+
+def test_files_beside_the_images_count_when_it_goes_on(study: Study, tmp_path: Path) -> None:
+    image = study.add(make_series(150), confounds=make_confounds(150))
+    table = Path(f"{study.stem('01', '1', 'rest', '1')}_desc-confounds_timeseries.tsv")
+    description = table.with_suffix(".json")
+    description.write_text("{}")
+    shared = study.folder / "task-rest_bold.json"
+    shared.write_text('{"TaskName": "rest"}')
+
+    def prepare() -> int:
+        told = {"atlas": study.atlas, "reading": study.options(), "existing": "reuse"}
+        return preparation.prepare(study.folder, tmp_path / "store", **told).n_resumed
+
+    assert [prepare(), prepare()] == [0, 1]
+    mask = image.with_name(image.name.replace("preproc_bold", "brain_mask"))
+    sidecar = image.with_name(image.name.replace(".nii.gz", ".json"))
+    for path in (table, description, mask, sidecar, shared):
+        before = path.stat()
+        os.utime(path, (1, 1))
+        with pytest.raises(InputError, match="from other files or with other arguments"):
+            prepare()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    description.unlink()
+    with pytest.raises(InputError, match="from other files or with other arguments"):
+        prepare()

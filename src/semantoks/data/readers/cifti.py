@@ -28,15 +28,16 @@ from semantoks.data.bids import (
     agree_on_t_r,
     keep_wanted,
     list_files,
+    list_sidecars,
     parse_bids_name,
     read_t_r,
 )
-from semantoks.data.confounds import find_confounds
+from semantoks.data.confounds import find_confounds, list_confounds
 from semantoks.data.denoising import clean_series
 from semantoks.data.grayordinates import open_cifti, read_dense, read_parcels, t_r_of_cifti
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.fmriprep import Known, describe_confounds
-from semantoks.data.readers.xcpd_sidecars import look_beside, put_back
+from semantoks.data.readers.xcpd_sidecars import list_beside, look_beside, put_back
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
 
@@ -209,12 +210,14 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
     settled = dataclasses.replace(options, denoise=denoise)
     known = Known(float("nan"), {})
     notices: tuple[str, ...] = ()
+    tables: Sequence[Path] = ()
     if series.producer == "fmriprep":
         known = describe_confounds(series.name, settled)
+        tables = list_confounds(series.name)
     elif series.producer == "clean":
         beside = look_beside(series.name, options)
         known = Known(beside.motion, {"share_scrubbed": beside.share_censored})
-        notices = beside.notices
+        notices, tables = beside.notices, list_beside(series.name)
     t_r = _t_r_at_first_sight(series.name)
     return ScanFile(
         scan=series.scan,
@@ -226,6 +229,7 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
         motion=known.motion,
         phenotypes=known.phenotypes,
         notices=notices,
+        beside=(*tables, *list_sidecars(series.name)),
         load_takes_t_r=t_r is None,
     )
 

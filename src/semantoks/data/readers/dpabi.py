@@ -128,6 +128,7 @@ def _describe(path: Path, session: str, atlas: Atlas) -> ScanFile:
         source=str(path),
         subject=entities.subject or name,
         session=entities.session or session,
+        beside=tuple(place for place in _key_places(path, name) if place.is_file()),
     )
 
 
@@ -176,9 +177,14 @@ def _read_signals(path: Path) -> NDArray[np.float64]:
     return np.asarray(values.T, dtype=np.float64)
 
 
+def _key_places(path: Path, name: str) -> list[Path]:
+    """Return where the key of a file may be."""
+    return [path.parent / f"ROI_OrderKey_{name}{suffix}" for suffix in (".tsv", ".csv")]
+
+
 def _read_key(path: Path, name: str) -> list[_Column]:
     """Read what every column holds."""
-    places = [path.parent / f"ROI_OrderKey_{name}{suffix}" for suffix in (".tsv", ".csv")]
+    places = _key_places(path, name)
     key = next((place for place in places if place.is_file()), None)
     if key is None:
         raise InputError(

@@ -28,10 +28,17 @@ from semantoks.data.bids import (
     agree_on_t_r,
     keep_wanted,
     list_files,
+    list_sidecars,
     parse_bids_name,
     read_t_r,
 )
-from semantoks.data.confounds import MOTION_COLUMNS, find_confounds, measure_motion, read_confounds
+from semantoks.data.confounds import (
+    MOTION_COLUMNS,
+    find_confounds,
+    list_confounds,
+    measure_motion,
+    read_confounds,
+)
 from semantoks.data.denoising import clean_series
 from semantoks.data.label_image import (
     DAMAGED,
@@ -159,6 +166,7 @@ def _describe(name: BidsName, atlas: Atlas, options: ReaderOptions) -> ScanFile:
         motion=known.motion,
         phenotypes=known.phenotypes,
         notices=_tell_shift(name, options),
+        beside=(*_existing(_mask_place(name)), *list_confounds(name), *list_sidecars(name)),
         load_takes_t_r=t_r is None,
     )
 
@@ -261,9 +269,19 @@ def _load(
     return clean_series(series, find_confounds(name), t_r or 1.0, options, image=path)
 
 
+def _existing(path: Path) -> tuple[Path, ...]:
+    """Return a file if it is there."""
+    return (path,) if path.exists() else ()
+
+
+def _mask_place(name: BidsName) -> Path:
+    """Return where the brain mask of a volume would be."""
+    return name.path.with_name(name.path.name.replace("_desc-preproc_bold.", "_desc-brain_mask."))
+
+
 def _mask_of(name: BidsName) -> Path:
     """Return the brain mask of a volume."""
-    mask = name.path.with_name(name.path.name.replace("_desc-preproc_bold.", "_desc-brain_mask."))
+    mask = _mask_place(name)
     if not mask.exists():
         raise InputError(
             f"{mask} is not there, but without the brain mask nobody knows which ROIs were "

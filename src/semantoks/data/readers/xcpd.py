@@ -25,6 +25,7 @@ from semantoks.data.bids import (
     agree_on_t_r,
     keep_wanted,
     list_files,
+    list_sidecars,
     parse_bids_name,
 )
 from semantoks.data.grayordinates import list_parcels, open_cifti, read_parcels, t_r_of_cifti
@@ -32,7 +33,7 @@ from semantoks.data.label_groups import choose_groups
 from semantoks.data.labels import match_labels, refuse_unknown, seventeen_network_names
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.readers.xcpd_sidecars import find_t_r, look_beside, put_back
+from semantoks.data.readers.xcpd_sidecars import find_t_r, list_beside, look_beside, put_back
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
 
@@ -187,6 +188,7 @@ def _describe(files: Sequence[BidsName], atlas: Atlas, options: ReaderOptions) -
         motion=known.motion,
         phenotypes={"share_scrubbed": known.share_censored, "xcpd_atlases": "+".join(used)},
         notices=(*_tell_left_out(used, atlas), *known.notices),
+        beside=(*(name.path for name in files[1:]), *list_beside(main), *list_sidecars(main)),
     )
 
 

@@ -101,6 +101,23 @@ def find_t_r(name: BidsName) -> float | None:
     return check_t_r(value, f"RepetitionTime in the JSON files beside {name.path}")
 
 
+def list_beside(name: BidsName) -> tuple[Path, ...]:
+    """List the files beside a series that say when and how it was measured.
+
+    Parameters
+    ----------
+    name : BidsName
+        The series.
+
+    Returns
+    -------
+    tuple of Path
+        Tables of outliers and motion, and JSON files of the denoised images.
+    """
+    kinds = ("outliers.tsv", "motion.tsv", "bold.json")
+    return tuple(other.path for kind in kinds for other in _siblings(name, kind))
+
+
 def put_back(
     series: NDArray[np.float64], name: BidsName, options: ReaderOptions
 ) -> NDArray[np.float64]:
