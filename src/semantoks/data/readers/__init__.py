@@ -28,6 +28,7 @@ from semantoks.data.readers import (
     ukb,
     xcpd,
 )
+from semantoks.data.readers.unread_images import explain_unread
 from semantoks.data.recording import ScanFile
 from semantoks.errors import ConfigurationError, InputError, nearest
 
@@ -200,13 +201,25 @@ def _choose(source: Path, name: str, options: ReaderOptions) -> _Format:
         dense = options.atlas_image.name.endswith(".dlabel.nii")
         candidates.sort(key=lambda known: known.name != ("cifti" if dense else "fmriprep"))
     for known in candidates:
+        if known.name == "arrays" and name == "auto":
+            # Tables lie beside images, and are no recordings.
+            _refuse_unread(source)
         if known.matches(source):
             return known
+    if name == "fmriprep":
+        _refuse_unread(source)
     expected = "; ".join(f"{known.looks_like} ({known.name})" for known in candidates)
     raise InputError(
         f"{source} {_describe(source)}. Expected was {expected}. Give the file or folder that "
         "holds the recordings."
     )
+
+
+def _refuse_unread(source: Path) -> None:
+    """Say why images are not read that look as if they were."""
+    reason = explain_unread(source)
+    if reason:
+        raise InputError(f"{reason} Series that lie there as tables are read by --format arrays.")
 
 
 def _describe(source: Path) -> str:

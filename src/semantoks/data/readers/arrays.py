@@ -28,7 +28,10 @@ from semantoks.errors import InputError
 
 _SUFFIXES: Final = {".npy", ".csv", ".tsv"}
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
-_TABLE: Final = re.compile(r"(?:.*_)?(?:participants|scans|sessions)\.(?:csv|tsv)")
+_TABLE: Final = re.compile(
+    r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds_(?:timeseries|regressors))"
+    r"\.(?:csv|tsv)"
+)
 """Tables that describe scans and are none."""
 
 

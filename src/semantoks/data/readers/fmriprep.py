@@ -49,6 +49,7 @@ from semantoks.data.label_image import (
     space_in_name,
 )
 from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.readers.unread_images import IMAGES, cleaned_by_aroma
 from semantoks.data.recording import ScanFile
 from semantoks.data.scan_table import check_t_r
 from semantoks.data.volume_averages import average_rois, mask_on_grid
@@ -115,12 +116,23 @@ def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> li
     options = dataclasses.replace(
         options, denoise="simple" if options.denoise == "auto" else options.denoise
     )
-    names = [parse_bids_name(path) for path in list_files(source, _ENDINGS)]
+    images = list_files(source, IMAGES)
+    names = [parse_bids_name(path) for path in images if path.name.endswith(_ENDINGS)]
     names = [name for name in names if name.get("space")]
     names = keep_wanted(names, options, source, ("task", "run", "space", "res"))
     names = _in_space(names, options, source)
     check_label_image(options, atlas)
-    return [_describe(name, atlas, options) for name in names]
+    found = [_describe(name, atlas, options) for name in names]
+    cleaned = {parse_bids_name(path).recording for path in images if cleaned_by_aroma(path)}
+    told = (
+        "Images that ICA-AROMA has cleaned lie beside those of desc-preproc and are not read: "
+        "those of fMRIPrep are smoothed, so that ROIs share signal with their neighbours. Read is "
+        f"desc-preproc, denoised by {options.denoise!r}.",
+    )
+    return [
+        dataclasses.replace(scan, notices=scan.notices + told) if scan.scan in cleaned else scan
+        for scan in found
+    ]
 
 
 def _in_space(names: Sequence[BidsName], options: ReaderOptions, source: Path) -> list[BidsName]:
