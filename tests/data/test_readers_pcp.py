@@ -154,6 +154,9 @@ def test_several_strategies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 preprocessing strategies.*filt_global.*Give the fold"):
         find_scans(tmp_path, ATLAS)
     assert len(find_scans(tmp_path / "cpac" / "filt_global", ATLAS).scans) == 1
+    (file,) = (tmp_path / "cpac" / "filt_global").glob("a_1_rois_*.1D")
+    (scan,) = find_scans(file, ATLAS).scans
+    assert (scan.scan, len(scan.load())) == ("a_1", 4)
 
 
 def test_a_folder_of_filtered_series_is_told_until_the_user_says_so(tmp_path: Path) -> None:

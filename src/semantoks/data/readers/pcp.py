@@ -46,7 +46,7 @@ _NOT_PHENOTYPES: Final = {"SUB_ID", "SITE_ID", "FILE_ID", "func_mean_fd", "X", "
 
 
 def matches(source: Path) -> bool:
-    """Say whether a folder holds files of this format.
+    """Say whether a path is a file of this format, or a folder that holds some.
 
     Parameters
     ----------
@@ -56,9 +56,14 @@ def matches(source: Path) -> bool:
     Returns
     -------
     bool
-        Whether a file named ``<FILE_ID>_rois_<atlas>.1D`` is in it or below.
+        Whether it is a file named ``<FILE_ID>_rois_<atlas>.1D``, or one is in it or below.
     """
-    return source.is_dir() and any(_FILE.fullmatch(path.name) for path in source.rglob("*.1D"))
+    return any(_FILE.fullmatch(path.name) for path in _list_files(source))
+
+
+def _list_files(source: Path) -> list[Path]:
+    """Return a single file, or the text files of a folder."""
+    return [source] if source.is_file() else sorted(source.rglob("*.1D"))
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
@@ -67,7 +72,7 @@ def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> li
     Parameters
     ----------
     source : Path
-        Folder of the files, or a folder above it that holds no other strategy.
+        Folder of the files, or a folder above it that holds no other strategy, or one file.
     atlas : Atlas
         Atlas that the series were extracted with.
     options : ReaderOptions or None
@@ -98,7 +103,7 @@ def _choose(source: Path, atlas: Atlas) -> dict[str, Path]:
     """Return the files of one atlas and one strategy by scan."""
     found: dict[str, dict[str, Path]] = {}
     folders: dict[str, set[Path]] = {}
-    for path in sorted(source.rglob("*.1D")):
+    for path in _list_files(source):
         match = _FILE.fullmatch(path.name)
         if match:
             found.setdefault(match["atlas"], {})[match["scan"]] = path
