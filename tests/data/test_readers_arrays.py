@@ -38,6 +38,17 @@ def test_roi_axis_is_found(tmp_path: Path, values: np.ndarray) -> None:
     np.testing.assert_allclose(series, SERIES, rtol=1e-3, atol=1e-3)
 
 
+def test_a_single_file_is_a_source(tmp_path: Path) -> None:
+    path = tmp_path / ".hidden" / "sub-1_ses-2_task-rest.tsv"
+    path.parent.mkdir()
+    write_text(path, SERIES, ATLAS.labels)
+    found = find_scans(path, ATLAS)
+    assert ([scan.subject for scan in found.scans], found.table) == (["sub-1"], None)
+    np.testing.assert_allclose(found.scans[0].load(), SERIES)
+    with pytest.raises(InputError, match=r"is a \.tsv file"):
+        find_scans(path.rename(path.with_name("participants.tsv")), ATLAS)
+
+
 def test_integers_are_numbers(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(36).reshape(9, 4))
     assert load(tmp_path).dtype == np.float64

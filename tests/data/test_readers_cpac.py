@@ -11,6 +11,7 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.labels import seventeen_network_names
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
@@ -47,6 +48,15 @@ def write(
 def only(folder: Path, atlas: Atlas = CC200) -> ScanFile:
     (scan,) = find_scans(folder, atlas).scans
     return scan
+
+
+def test_the_usual_filter_is_said_until_the_user_knows(tmp_path: Path) -> None:
+    write(tmp_path / NAMES[0])
+    (scan,) = find_scans(tmp_path, CC200, options=ReaderOptions(band=(0.01, 0.1))).scans
+    assert "do not say how they were filtered" in scan.notices[0]
+    assert "--filtered-before 0.01 0.1" in scan.notices[0]
+    known = ReaderOptions(band=(0.009, 0.08), filtered="before")
+    assert find_scans(tmp_path, CC200, options=known).scans[0].notices == ()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.labels import seventeen_network_names
 from semantoks.data.mask_values import labels_of_values
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
 from semantoks.data.readers.conn import matches as is_conn
 from semantoks.data.readers.matlab import read_matlab
@@ -241,7 +242,10 @@ def test_dpabi_columns_are_picked_by_key(tmp_path: Path, text: bool) -> None:
     scan = cloudpickle.loads(cloudpickle.dumps(only(tmp_path, WHOLE)))
     assert (scan.scan, scan.subject, scan.session) == ("Sub_001", "Sub_001", "")
     assert scan.source == str(path)
+    assert [x.name for x in scan.beside] == ["ROI_OrderKey_Sub_001.tsv"]
     assert "an F as in FunImgARCWF" in scan.notices[0]
+    known = ReaderOptions(band=(0.01, 0.1), filtered="before")
+    assert all(not x.notices for x in find_scans(tmp_path, CORTEX, options=known).scans)
     loaded = scan.load()
     np.testing.assert_allclose(loaded[:450], SERIES[:450])
     assert np.isnan(loaded[450:]).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
 from semantoks.errors import ConfigurationError, InputError
 
@@ -153,6 +154,20 @@ def test_several_strategies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 preprocessing strategies.*filt_global.*Give the fold"):
         find_scans(tmp_path, ATLAS)
     assert len(find_scans(tmp_path / "cpac" / "filt_global", ATLAS).scans) == 1
+    (file,) = (tmp_path / "cpac" / "filt_global").glob("a_1_rois_*.1D")
+    (scan,) = find_scans(file, ATLAS).scans
+    assert (scan.scan, len(scan.load())) == ("a_1", 4)
+
+
+def test_a_folder_of_filtered_series_is_told_until_the_user_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "cpac" / "filt_global" / "rois_cc200", "a_1")
+    write(tmp_path / "other" / "nofilt_global", "a_1")
+    here, before = (ReaderOptions(band=(0.01, 0.1), filtered=x) for x in ("here", "before"))
+    (told,) = find_scans(tmp_path / "cpac", ATLAS, options=here).scans[0].notices
+    assert "band-passed these series to 0.01 to 0.1 Hz, and they are filtered again here" in told
+    assert told.endswith("--filtered-before 0.01 0.1.")
+    assert find_scans(tmp_path / "cpac", ATLAS, options=before).scans[0].notices == ()
+    assert find_scans(tmp_path / "other", ATLAS, options=here).scans[0].notices == ()
 
 
 def test_files_of_another_atlas_are_refused(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_zips_of_two_visits_are_joined(tmp_path: Path) -> None:
         ("1234567_3_0", "1234567", "3", 0.735),
     ]
     assert scans[0].source == str(first)
+    fields = {x.name for x in scans[0].beside}
+    assert fields == {"1234567_31018_2_0.zip", "1234567_31019_2_0.zip"}
     loaded = scans[0].load()
     np.testing.assert_allclose(loaded[:450], SERIES[:450])
     assert np.isnan(loaded[450:]).all()

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.labels import seventeen_network_names
+from semantoks.data.labels import match_labels, seventeen_network_names
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
 from semantoks.data.recording import ScanFile, collect_notices
@@ -22,12 +22,39 @@ from semantoks.errors import InputError
 WHOLE = Atlas.load("schaefer400-tian3-buckner7")
 CORTEX = Atlas.load("schaefer400")
 TIAN = WHOLE.labels[400:450]
+SIDES = ("LH", "RH")
+CIT168 = [
+    "Pu",
+    "Ca",
+    "NAC",
+    "EXA",
+    "GPe",
+    "GPi",
+    "SNc_PBP_VTA",
+    "RN",
+    "SNr",
+    "VeP",
+    "HN",
+    "HTH",
+    "MN",
+    "STH",
+]
+THALAMUS = [
+    "Pulvinar",
+    "Anterior",
+    "Medio_Dorsal",
+    "Ventral_Latero_Dorsal",
+    "Central_Lateral-Lateral_Posterior-Medial_Pulvinar",
+    "Ventral_Anterior",
+    "Ventral_Latero_Ventral",
+]
 BELOW_4S = (
-    *(f"{side}-{x}" for side in ("LH", "RH") for x in ("Pu", "Ca", "NAC", "SNc_PBP_VTA", "RN")),
-    *(f"{side}-{x}" for side in ("LH", "RH") for x in ("Pulvinar", "Ventral_Anterior")),
-    *(f"{side}_{x}" for side in ("LH", "RH") for x in ("Hippocampus", "Amygdala")),
+    *(f"{side}-{x}" for side in SIDES for x in CIT168),
+    *(f"{side}-{x}" for side in SIDES for x in THALAMUS),
+    *(f"{side}_{x}" for side in SIDES for x in ("Hippocampus", "Amygdala")),
     *(f"Cerebellar_Region{i}" for i in range(1, 11)),
 )
+"""All 56 regions of the 4S atlas below the cortex, as AtlasPack names them."""
 NAMINGS = {
     "0.5": "space-MNI152NLin2009cAsym_res-2_atlas-Schaefer417_timeseries.tsv",
     "0.6": "space-MNI152NLin2009cAsym_res-2_atlas-4S456Parcels_timeseries.tsv",
@@ -130,6 +157,8 @@ def test_without_tian_the_other_regions_are_not_taken(tmp_path: Path) -> None:
     assert np.isnan(scan.load()[400:]).all()
     assert "The 56 regions of XCP-D's 4S atlas" in scan.notices[0]
     assert "no Tian file beside it; missing: Cerebellar, Subcortical" in scan.notices[0]
+    assert len(BELOW_4S) == 56
+    assert match_labels(BELOW_4S, WHOLE).n_found == 0
     # An atlas that needs none of them has nothing to be told.
     assert not any("56 regions" in notice for notice in only(tmp_path, CORTEX).notices)
 
@@ -148,7 +177,45 @@ def test_the_band_is_said_unless_it_is_known(tmp_path: Path) -> None:
     told = " ".join(only(tmp_path, CORTEX).notices)
     assert "XCP-D band-passed these series to 0.01 to 0.08 Hz" in told
     assert "--filtered-before 0.01 0.08" in told
-    assert only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.08))).notices == ()
+    known = ReaderOptions(band=(0.01, 0.08), filtered="before")
+    assert only(tmp_path, CORTEX, known).notices == ()
+    # The same edges as a filter of this package are a second filter.
+    (told,) = only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.08))).notices
+    assert "filtered again here (0.01 to 0.08 Hz), which damps the edges of the band twice" in told
+    (told,) = only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.1), filtered="before")).notices
+    assert "but --filtered-before says 0.01 to 0.1 Hz" in told
+    (told,) = only(tmp_path, CORTEX, ReaderOptions()).notices
+    assert "no band-pass is applied here" in told
+
+
+@pytest.mark.parametrize(
+    ("filters", "say"),
+    [
+        ({"High-pass filter": {"cutoff (Hz)": 0.01, "Filter order": 2}}, ["0.01 none"]),
+        ({"Low-pass filter": {"cutoff (Hz)": 0.08, "Filter order": 2}}, ["none 0.08"]),
+        ({"Notch filter": {}}, []),
+        (None, ["0.01 0.08"]),
+    ],
+)
+def test_filters_with_one_edge_are_said(tmp_path: Path, filters: object, say: list[str]) -> None:
+    path = write_run(tmp_path, t_r=None)
+    image = path.with_name(f"{RUN}_space-MNI152NLin6Asym_desc-denoised_bold.json")
+    image.write_text(json.dumps({"RepetitionTime": 0.8, "SoftwareFilters": filters}))
+    told = only(tmp_path, CORTEX, ReaderOptions(band=(0.01, 0.1))).notices
+    assert len(told) == len(say)
+    assert all(f"--filtered-before {x}." in notice for x, notice in zip(say, told, strict=True))
+
+
+def test_tables_are_found_where_a_hash_stands_in_the_names(tmp_path: Path) -> None:
+    outliers = np.zeros(30, dtype=int)
+    outliers[5:8] = 1
+    path = write_run(tmp_path, outliers=outliers)
+    for file in list(path.parent.iterdir()):
+        file.rename(file.with_name(file.name.replace("_task-rest", "_hash-a1b2_task-rest")))
+    scan = only(tmp_path)
+    assert (scan.scan, scan.t_r) == (RUN, 0.8)
+    assert scan.phenotypes["share_scrubbed"] == pytest.approx(0.1)
+    assert scan.load().shape == (457, 30)
 
 
 # Censoring
@@ -279,3 +346,12 @@ def test_notices_are_collected_once(tmp_path: Path) -> None:
     told = collect_notices(find_scans(tmp_path, CORTEX).scans)
     assert len(told) == 1
     assert not told[0].endswith("scans)")
+
+
+def test_all_files_that_a_scan_depends_on_are_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    write_run(tmp_path, run="sub-01_ses-2_task-rest_run-02")
+    whole = [x for x in path.parent.iterdir() if x.name.startswith(RUN)]
+    scan = find_scans(tmp_path, WHOLE).scans[0]
+    assert sorted([path, *scan.beside]) == sorted(whole)
+    assert len(whole) == 6

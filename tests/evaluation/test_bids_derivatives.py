@@ -63,6 +63,17 @@ def test_several_scans_of_a_session_are_runs() -> None:
     assert bids_stems(given.frame) == ["sub-a_run-1", "sub-a_run-2", "sub-b"]
 
 
+def test_entities_come_in_the_order_of_the_standard() -> None:
+    mixed = "space-X_res-2_den-91k_desc-y_run-3_dir-AP_part-mag_echo-1_acq-b_task-rest_ses-1_sub-01"
+    written = "sub-01_ses-1_task-rest_acq-b_dir-AP_run-3_echo-1_part-mag_space-X_res-2_den-91k"
+    assert bids_stems(embeddings(["sub-01"], [mixed], session=["ses-1"]).frame) == [written]
+    # A number that is given to a scan stands where its run would.
+    twice = [f"sub-01_task-rest_echo-2_space-X_desc-{x}" for x in "ab"]
+    assert bids_stems(embeddings(["sub-01"] * 2, twice).frame) == [
+        f"sub-01_task-rest_run-{run}_echo-2_space-X" for run in (1, 2)
+    ]
+
+
 def test_two_people_never_become_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'a_1' and 'a1' would both be sub-a1"):
         write_bids_derivatives(embeddings(["a_1", "a1"]), tmp_path / "out")

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -227,11 +227,29 @@ def read_sidecar(name: BidsName) -> dict[str, Any]:
         If a JSON file that applies cannot be read.
     """
     content: dict[str, Any] = {}
+    for path in list_sidecars(name):
+        content |= read_json(path)
+    return content
+
+
+def list_sidecars(name: BidsName) -> list[Path]:
+    """List the JSON files that apply to a file, the nearest one last; see `read_sidecar`.
+
+    Parameters
+    ----------
+    name : BidsName
+        The file.
+
+    Returns
+    -------
+    list of Path
+        Empty if there is none.
+    """
+    found: list[Path] = []
     for folder in reversed(_folders_up(name.path.parent)):
         applying = [other for other in _jsons(folder, name) if _applies(other, name)]
-        for other in sorted(applying, key=lambda other: len(other.entities)):
-            content |= read_json(other.path)
-    return content
+        found += [x.path for x in sorted(applying, key=lambda other: len(other.entities))]
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -270,16 +288,30 @@ def _folders_up(folder: Path) -> list[Path]:
     """Return a folder and those above it, up to the root of its data set."""
     found = [folder]
     while found[-1].name and not (found[-1] / "dataset_description.json").is_file():
-        inside = found[-1].name.startswith(("sub-", "ses-")) or found[-1].name in {"func", "anat"}
-        if not inside:
+        if not _of_one_person(found[-1]):
             break
         found.append(found[-1].parent)
     return found
 
 
+def _of_one_person(folder: Path) -> bool:
+    """Say whether a folder is that of a person, or in it."""
+    return folder.name.startswith(("sub-", "ses-")) or folder.name in {"func", "anat"}
+
+
+@lru_cache(maxsize=64)
+def _list_shared(folder: Path, changed: int, ending: str) -> tuple[Path, ...]:
+    """List files of a folder as it was when it was changed last."""
+    return tuple(folder.glob(f"*{ending}"))
+
+
 def _jsons(folder: Path, name: BidsName) -> list[BidsName]:
     """Return the JSON files of a folder that may describe a file."""
-    paths = folder.glob(f"*{name.suffix}.json")
+    ending = f"{name.suffix}.json"
+    paths: Iterable[Path] = folder.glob(f"*{ending}")
+    if not _of_one_person(folder) and folder.is_dir():
+        # The folders of all people lie here: listed for each of them, thousands take minutes.
+        paths = _list_shared(folder, folder.stat().st_mtime_ns, ending)
     # A folder may hold those of thousands of subjects.
     own = [path for path in paths if not path.name.startswith("sub-") or _of_subject(path, name)]
     return [parse_bids_name(path) for path in sorted(own)]

@@ -95,6 +95,27 @@ def find_confounds(image: BidsName) -> Path | None:
     return fitting[0] if fitting else None
 
 
+def list_confounds(image: BidsName) -> tuple[Path, ...]:
+    """List what says how an image is cleaned.
+
+    Parameters
+    ----------
+    image : BidsName
+        The image.
+
+    Returns
+    -------
+    tuple of Path
+        The confounds table and its JSON file, as far as they are there.
+    """
+    try:
+        table = find_confounds(image)
+    except InputError:
+        # Complained of when the image is loaded.
+        return ()
+    return () if table is None else tuple(x for x in (table, _json_of(table)) if x.is_file())
+
+
 def _is_table(path: Path) -> bool:
     """Say whether a file is a confounds table by its name, of any version."""
     return _NAME.search(path.name) is not None
@@ -321,9 +342,14 @@ def choose_regressors(
     return values
 
 
+def _json_of(table: Path) -> Path:
+    """Return where the JSON file of a confounds table would be."""
+    return table.with_name(_NAME.sub(r"_desc-confounds_\1.json", table.name))
+
+
 def _sidecar_of(path: Path) -> Path:
     """Return the JSON file beside a confounds table, which says what its components are."""
-    sidecar = path.with_name(_NAME.sub(r"_desc-confounds_\1.json", path.name))
+    sidecar = _json_of(path)
     if not sidecar.is_file():
         raise InputError(
             f"{sidecar} is not there, but denoising by 'compcor' needs it: it says which mask each "

@@ -125,14 +125,7 @@ def read_parcels(path: Path, atlas: Atlas) -> NDArray[np.float64]:
         If it cannot be read, or no parcel is a ROI of the atlas.
     """
     image = open_cifti(path)
-    axis = image.header.get_axis(1)
-    if not isinstance(axis, nib.cifti2.ParcelsAxis):
-        raise InputError(
-            f"{path}: columns that are parcels were expected, but they are of the kind "
-            f"{type(axis).__name__}. Parcellate it by `wb_command -cifti-parcellate`, or name it "
-            ".dtseries.nii and give a .dlabel.nii (--atlas-image)."
-        )
-    names = [str(name) for name in axis.name]
+    names = _parcels_in(image, path)
     match = match_labels(names, atlas, where=str(path))
     if match.n_found == 0:
         raise InputError(
@@ -147,6 +140,39 @@ def read_parcels(path: Path, atlas: Atlas) -> NDArray[np.float64]:
     series = match.place(values)
     series[~np.nan_to_num(series).any(axis=1)] = np.nan
     return series
+
+
+def list_parcels(path: Path) -> tuple[str, ...]:
+    """Return the names of the parcels of a series, without reading it.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.ptseries.nii``.
+
+    Returns
+    -------
+    tuple of str
+        Names in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds no parcels.
+    """
+    return _parcels_in(open_cifti(path), path)
+
+
+def _parcels_in(image: Any, path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of an open file."""
+    axis = image.header.get_axis(1)
+    if not isinstance(axis, nib.cifti2.ParcelsAxis):
+        raise InputError(
+            f"{path}: columns that are parcels were expected, but they are of the kind "
+            f"{type(axis).__name__}. Parcellate it by `wb_command -cifti-parcellate`, or name it "
+            ".dtseries.nii and give a .dlabel.nii (--atlas-image)."
+        )
+    return tuple(str(name) for name in axis.name)
 
 
 def read_dense(

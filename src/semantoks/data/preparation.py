@@ -125,8 +125,8 @@ def prepare(
         Files in `source` that are no scans, such as the table of the atlas. That of `table` is
         left out anyway.
     reading : ReaderOptions or None
-        What readers of images have to be told; the defaults if None. Their band is that of
-        `preprocessing`.
+        What readers of images have to be told; the defaults if None. Their band, and who
+        applies it, are those of `preprocessing`.
     trust_order : bool
         Whether the rows are believed to be in the order of the atlas whatever their connectivity
         says; see `check_order`.
@@ -181,7 +181,11 @@ def prepare(
     source, out = (Path(source) if scheduler is None else Path(source).absolute()), Path(out)
     preprocessing = preprocessing or Preprocessing()
     others = [*map(Path, ignore), *([table.path] if table is not None else [])]
-    reading = dataclasses.replace(reading or ReaderOptions(), band=preprocessing.band)
+    reading = dataclasses.replace(
+        reading or ReaderOptions(),
+        band=preprocessing.band,
+        filtered="here" if preprocessing.filtered_before is None else "before",
+    )
     if scheduler is not None and reading.atlas_image is not None:
         reading = dataclasses.replace(reading, atlas_image=reading.atlas_image.absolute())
     found, own = find_scans(source, atlas, format=format, ignore=others, options=reading)
@@ -249,11 +253,9 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
     condensed = hashlib.sha256()
     for scan in scans:
         file = source if source.is_file() else Path(scan.source)
-        # A link to content that was not downloaded is complained of where it is read.
-        status = file.stat() if file.exists() else file.lstat()
         who = (scan.scan, scan.subject, scan.session, scan.site, str(Path(scan.source).absolute()))
         known = (scan.t_r, scan.motion, dict(scan.phenotypes))
-        entry = [who, known, status.st_size, status.st_mtime_ns]
+        entry = [who, known, *_version(file), *map(_version, scan.beside)]
         condensed.update(json.dumps(entry, default=str, sort_keys=True).encode())
     return {
         "source": str(source.resolve()),
@@ -261,3 +263,10 @@ def _describe_request(source: Path, format: str, scans: Sequence[ScanFile]) -> d
         "n_scans": len(scans),
         "scans": condensed.hexdigest(),
     }
+
+
+def _version(file: Path) -> tuple[str, int, int]:
+    """Name a file, its size and its age."""
+    # A link to content that was not downloaded is complained of where it is read.
+    status = file.stat() if file.exists() else file.lstat()
+    return file.name, status.st_size, status.st_mtime_ns

@@ -13,6 +13,7 @@ Denoise = Literal["auto", "none", "motion", "simple", "scrubbing", "compcor"]
 """Which confounds are regressed out: see `ReaderOptions`."""
 GlobalSignal = Literal["kept", "removed"]
 NonSteady = Literal["dropped", "kept"]
+Filtered = Literal["here", "before"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class ReaderOptions:
         A ROI of which a smaller share was measured is missing.
     band : tuple of (float or None, float or None)
         Edges in Hz of the band-pass that follows; confounds are regressed out within it.
+    filtered : {"here", "before"}
+        Who applies that band-pass: "before" is who made the series (``--filtered-before``).
     task, run, space, res : str or None
         Only files with this entity in their names, with or without ``task-`` in front.
 
@@ -73,6 +76,7 @@ class ReaderOptions:
     non_steady: NonSteady = "dropped"
     min_roi_coverage: float = 0.5
     band: tuple[float | None, float | None] = (None, None)
+    filtered: Filtered = "here"
     task: str | None = None
     run: str | None = None
     space: str | None = None
@@ -83,6 +87,7 @@ class ReaderOptions:
             ("denoise", get_args(Denoise)),
             ("global_signal", get_args(GlobalSignal)),
             ("non_steady", get_args(NonSteady)),
+            ("filtered", get_args(Filtered)),
         ):
             value = getattr(self, name)
             if value not in known:

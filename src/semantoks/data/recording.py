@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ class ScanFile:
     notices : tuple of str
         What the user should know of how it is read, a paragraph each, in words that are the same
         for all scans that it is true of.
+    beside : tuple of Path
+        Other files that `load` reads, such as confounds, masks and sidecars: if one of them is
+        changed, so is the scan.
     load_takes_t_r : bool
         Whether `load` has to be told the repetition time (``t_r``), because it filters and its
         files do not say it; it is told as soon as the time is known.
@@ -53,6 +57,7 @@ class ScanFile:
     motion: float = float("nan")
     phenotypes: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
     load_takes_t_r: bool = False
 
 

@@ -21,8 +21,12 @@ TABLE: Final = "features.parquet"
 """All scans in one file, at the top of the dataset."""
 _NOT_OF_BIDS: Final = "*.parquet\n*.parquet.json\n*.csv\n*.html\nscans.tsv\n"
 """Files that validators of BIDS would not know."""
-_ENTITIES: Final = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "res")
-"""Entities that tell recordings apart, in the order of the standard."""
+_ENTITIES: Final = (
+    *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part"),
+    *("space", "res", "den"),
+)
+"""Entities that tell recordings apart, in the order of the standard (rules/entities.yaml of its
+schema); only desc follows."""
 
 
 def write_bids_derivatives(
@@ -126,8 +130,13 @@ def bids_stems(frame: pd.DataFrame) -> list[str]:
         entities["sub"] = people[subject]
         if session:
             entities["ses"] = visits[session]
-        stems.append("_".join(f"{name}-{entities[name]}" for name in _ENTITIES if name in entities))
+        stems.append(_join(entities))
     return _number(stems)
+
+
+def _join(entities: Mapping[str, str]) -> str:
+    """Write entities in the order of the standard."""
+    return "_".join(f"{name}-{entities[name]}" for name in _ENTITIES if name in entities)
 
 
 def _labels(what: str, values: pd.Series[str], prefix: str) -> dict[str, str]:
@@ -160,7 +169,8 @@ def _number(stems: list[str]) -> list[str]:
         if "_run-" in stem:
             raise InputError(f"two scans have the same BIDS name {stem}; rename one.")
         seen[stem] = seen.get(stem, 0) + 1
-        name = f"{stem}_run-{seen[stem]}"
+        parts = dict(part.split("-", 1) for part in stem.split("_"))
+        name = _join({**parts, "run": str(seen[stem])})
         if name in taken:
             raise InputError(f"two scans would have the same BIDS name {name}; rename one.")
         names.append(name)

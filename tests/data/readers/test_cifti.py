@@ -369,13 +369,32 @@ def test_series_of_xcpd_from_which_volumes_were_cut(tmp_path: Path) -> None:
     write_series(path, make_series(40).T, parcels(list(ATLAS.labels)), t_r=2.0)
     outliers = tmp_path / f"{stem}_outliers.tsv"
     outliers.write_text("framewise_displacement\n" + "0\n" * 40)
+    assert find_scans(tmp_path, ATLAS).scans[0].load().shape == (6, 40)
     (scan,) = find_scans(tmp_path, ATLAS, format="cifti").scans
     assert (scan.scan, scan.load().shape) == (stem, (6, 40))
     other = outliers.with_name(outliers.name.replace("_outliers", "_run-3_outliers"))
     other.write_text("framewise_displacement\n" + "0\n" * 80)
     assert find(tmp_path)[0].load().shape[1] == 40
-    outliers.write_text("framewise_displacement\n" + "0\n" * 40 + "1\n" * 10)
-    with pytest.raises(InputError, match=r"has 40 volumes, but .*_outliers\.tsv counts 50"):
+    # A straight line is what filling gaps gives back exactly, if they are where they were.
+    line = np.arange(1.0, 7.0)[:, None] * np.arange(50)
+    marked = np.zeros(50, dtype=int)
+    marked[[0, 10, 11, 30]] = 1
+    write_series(path, line[:, marked == 0].T, parcels(list(ATLAS.labels)), t_r=2.0)
+    outliers.write_text("framewise_displacement\n" + "".join(f"{x}\n" for x in marked))
+    dense = tmp_path / f"{stem}_space-fsLR_den-91k_desc-denoised_bold.dtseries.nii"
+    axis = brain_models()
+    write_series(dense, paint(line[:, marked == 0], axis), axis, t_r=2.0)
+    dlabel = write_dlabel(tmp_path / "atlas.dlabel.nii")
+    for options in (
+        {"format": "cifti"},
+        {"format": "xcpd"},
+        {"options": ReaderOptions(atlas_image=dlabel)},
+    ):
+        (scan,) = find_scans(tmp_path, ATLAS, **options).scans
+        assert scan.phenotypes["share_scrubbed"] == pytest.approx(0.08)
+        np.testing.assert_allclose(scan.load(), line[:, 1:], rtol=1e-5)
+    outliers.write_text("framewise_displacement\n" + "0\n" * 45 + "1\n" * 5)
+    with pytest.raises(InputError, match=r"has 46 volumes, but .*_outliers\.tsv has 50 rows"):
         scan.load()
 
 
@@ -413,7 +432,49 @@ def test_series_of_xcpd_say_how_they_were_filtered_and_joined_runs_are_left_out(
         stem = f"sub-01_task-rest{run}_space-fsLR_seg-4S456Parcels_den-91k_stat-mean"
         path = tmp_path / "sub-01" / "func" / f"{stem}_timeseries.ptseries.nii"
         write_series(path, make_series(seed=seed).T, parcels(list(ATLAS.labels)))
-    scans = find(tmp_path)
-    assert [scan.scan for scan in scans] == ["sub-01_task-rest_run-1", "sub-01_task-rest_run-2"]
-    assert all("--filtered-before 0.01 0.08" in scan.notices[0] for scan in scans)
-    assert not find(tmp_path, band=(0.01, 0.08))[0].notices
+    band = {"band": (0.01, 0.08)}
+    for format_ in ("cifti", "xcpd"):
+        here, before = (
+            find_scans(tmp_path, ATLAS, format=format_, options=ReaderOptions(**band, filtered=x))
+            for x in ("here", "before")
+        )
+        names = [scan.scan for scan in here.scans]
+        assert names == ["sub-01_task-rest_run-1", "sub-01_task-rest_run-2"]
+        told = [" ".join(found.scans[0].notices) for found in (here, before)]
+        assert ["--filtered-before 0.01 0.08" in words for words in told] == [True, False]
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_parcels_of_xcpd_in_several_atlases_are_joined_by_name(tmp_path: Path, table: bool) -> None:
+    series = make_series()
+    stem = "sub-01_ses-1_task-rest_space-fsLR"
+    cortex, below = list(ATLAS.labels[:4]), ["THA-rh", "HIP-lh"]
+    others = ["LH-Pu", "LH_Hippocampus", "RH-Pulvinar", "Cerebellar_Region1"]
+    files = {
+        "4S456Parcels": (cortex[::-1] + others, np.vstack([series[3::-1], np.full((4, 50), 7.0)])),
+        "Tian": (below, series[[5, 4]]),
+        "Glasser": (["L_V1_ROI", "R_V1_ROI"], series[:2]),
+    }
+    for seg, (names, values) in files.items():
+        path = tmp_path / f"{stem}_seg-{seg}_den-91k_stat-mean_timeseries.ptseries.nii"
+        write_series(path, values.T, parcels(names), t_r=0.8)
+        if table and seg != "Tian":
+            # The table of the same series comes first.
+            frame = pd.DataFrame(values.T + 1000, columns=names)
+            tsv = path.with_name(path.name.replace(".ptseries.nii", ".tsv"))
+            frame.to_csv(tsv, sep="\t", index=False)
+    (scan,) = find(tmp_path)
+    assert (scan.scan, scan.subject) == ("sub-01_ses-1_task-rest", "sub-01")
+    assert scan.phenotypes["xcpd_atlases"] == "4S456Parcels+Tian"
+    assert scan.t_r == (None if table else pytest.approx(0.8))
+    expected = series + 1000 * np.array([table] * 4 + [False] * 2)[:, None]
+    np.testing.assert_allclose(cloudpickle.loads(cloudpickle.dumps(scan.load))(), expected)
+    with pytest.raises(InputError, match=r"'sub-01_ses-1_task-rest' has 3 files.*--format xcpd"):
+        find_scans(tmp_path, ATLAS, format="cifti")
+    if not table:
+        path.with_name(f"{stem}_seg-4S456Parcels_den-91k_stat-mean_timeseries.json").write_text(
+            '{"RepetitionTime": 0.9}'
+        )
+        (scan,) = find(tmp_path)
+        with pytest.raises(InputError, match=r"sidecar is 0\.9 s, but the header.* 0\.8 s"):
+            scan.load()

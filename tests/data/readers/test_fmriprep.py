@@ -572,3 +572,56 @@ def test_another_atlas_image_of_the_same_name_starts_over(study: Study, tmp_path
     os.utime(study.atlas_image, (1, 1))
     with pytest.raises(InputError, match="from other files or with other arguments"):
         prepare()
+
+
+def test_files_beside_the_images_count_when_it_goes_on(study: Study, tmp_path: Path) -> None:
+    image = study.add(make_series(150), confounds=make_confounds(150))
+    table = Path(f"{study.stem('01', '1', 'rest', '1')}_desc-confounds_timeseries.tsv")
+    description = table.with_suffix(".json")
+    description.write_text("{}")
+    shared = study.folder / "task-rest_bold.json"
+    shared.write_text('{"TaskName": "rest"}')
+
+    def prepare() -> int:
+        told = {"atlas": study.atlas, "reading": study.options(), "existing": "reuse"}
+        return preparation.prepare(study.folder, tmp_path / "store", **told).n_resumed
+
+    assert [prepare(), prepare()] == [0, 1]
+    mask = image.with_name(image.name.replace("preproc_bold", "brain_mask"))
+    sidecar = image.with_name(image.name.replace(".nii.gz", ".json"))
+    for path in (table, description, mask, sidecar, shared):
+        before = path.stat()
+        os.utime(path, (1, 1))
+        with pytest.raises(InputError, match="from other files or with other arguments"):
+            prepare()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    description.unlink()
+    with pytest.raises(InputError, match="from other files or with other arguments"):
+        prepare()
+
+
+def test_images_that_ica_aroma_cleaned_are_not_read_and_that_is_said(study: Study) -> None:
+    image = study.add(make_series(60), confounds=make_confounds(60))
+    study.add(make_series(60), run="2")
+    cleaned = image.with_name(image.name.replace("_res-2_desc-preproc", "_desc-smoothAROMAnonaggr"))
+    cleaned.write_bytes(b"not even opened")
+    first, second = study.find(denoise="simple")
+    assert (first.source, second.notices) == (str(image), ())
+    assert "ICA-AROMA" in first.notices[0]
+    assert first.notices[0].endswith("Read is desc-preproc, denoised by 'simple'.")
+    for path in study.folder.rglob("*desc-preproc_bold.*"):
+        path.unlink()
+    later = cleaned.with_name(cleaned.name.replace("smoothAROMAnonaggr", "nonaggrDenoised"))
+    for source in (study.folder, cleaned, later):
+        with pytest.raises(InputError, match=r"by ICA-AROMA and is not read.*desc-preproc_bold"):
+            find_scans(source, study.atlas, options=study.options())
+        if source == cleaned:
+            cleaned.rename(later)
+    later.rename(later.with_name(later.name.replace("nonaggrDenoised", "denoised")))
+    with pytest.raises(InputError, match=r"is an image that XCP-D denoised.*_timeseries\.tsv"):
+        find_scans(study.folder, study.atlas, options=study.options())
+    (denoised,) = study.folder.rglob("*desc-denoised_bold.nii.gz")
+    denoised.rename(Path(f"{study.stem('01', '1', 'rest', '1')}_desc-preproc_bold.nii.gz"))
+    for format_ in ("auto", "fmriprep"):
+        with pytest.raises(InputError, match=r"is in the space of the scanner.*--output-spaces"):
+            find_scans(study.folder, study.atlas, format=format_, options=study.options())

@@ -28,6 +28,7 @@ from semantoks.data.readers import (
     ukb,
     xcpd,
 )
+from semantoks.data.readers.unread_images import explain_unread
 from semantoks.data.recording import ScanFile
 from semantoks.errors import ConfigurationError, InputError, nearest
 
@@ -66,8 +67,8 @@ class _Format(NamedTuple):
 
 
 _FORMATS: Final = (
-    _Format("conn", conn.matches, _without_options(conn.find), "ROI_Subject*_Condition000.mat"),
-    _Format("dpabi", dpabi.matches, _without_options(dpabi.find), "ROISignals_*.mat"),
+    _Format("conn", conn.matches, conn.find, "ROI_Subject*_Condition000.mat"),
+    _Format("dpabi", dpabi.matches, dpabi.find, "ROISignals_*.mat"),
     _Format(
         "original-hdf5",
         original_hdf5.matches,
@@ -96,11 +97,11 @@ _FORMATS: Final = (
         "*.ptseries.nii or *.dtseries.nii files",
         bids.find_participants,
     ),
-    _Format("pcp", pcp.matches, _without_options(pcp.find), "a folder of *_rois_<atlas>.1D files"),
+    _Format("pcp", pcp.matches, pcp.find, "a folder of *_rois_<atlas>.1D files"),
     _Format(
         "cpac",
         cpac.matches,
-        _without_options(cpac.find),
+        cpac.find,
         "sub-*_atlas-*_timeseries.1D",
         bids.find_participants,
     ),
@@ -200,13 +201,25 @@ def _choose(source: Path, name: str, options: ReaderOptions) -> _Format:
         dense = options.atlas_image.name.endswith(".dlabel.nii")
         candidates.sort(key=lambda known: known.name != ("cifti" if dense else "fmriprep"))
     for known in candidates:
+        if known.name == "arrays" and name == "auto":
+            # Tables lie beside images, and are no recordings.
+            _refuse_unread(source)
         if known.matches(source):
             return known
+    if name == "fmriprep":
+        _refuse_unread(source)
     expected = "; ".join(f"{known.looks_like} ({known.name})" for known in candidates)
     raise InputError(
         f"{source} {_describe(source)}. Expected was {expected}. Give the file or folder that "
         "holds the recordings."
     )
+
+
+def _refuse_unread(source: Path) -> None:
+    """Say why images are not read that look as if they were."""
+    reason = explain_unread(source)
+    if reason:
+        raise InputError(f"{reason} Series that lie there as tables are read by --format arrays.")
 
 
 def _describe(source: Path) -> str:

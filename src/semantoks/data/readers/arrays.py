@@ -28,12 +28,15 @@ from semantoks.errors import InputError
 
 _SUFFIXES: Final = {".npy", ".csv", ".tsv"}
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
-_TABLE: Final = re.compile(r"(?:.*_)?(?:participants|scans|sessions)\.(?:csv|tsv)")
+_TABLE: Final = re.compile(
+    r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds_(?:timeseries|regressors))"
+    r"\.(?:csv|tsv)"
+)
 """Tables that describe scans and are none."""
 
 
 def matches(source: Path) -> bool:
-    """Say whether a folder holds files of this format.
+    """Say whether a path is a file of this format, or a folder that holds some.
 
     Parameters
     ----------
@@ -43,9 +46,9 @@ def matches(source: Path) -> bool:
     Returns
     -------
     bool
-        Whether a .npy, .csv or .tsv that may be a scan is in it or below.
+        Whether it is a .npy, .csv or .tsv that may be a scan, or one is in it or below.
     """
-    return source.is_dir() and bool(_list_files(source))
+    return bool(_list_files(source))
 
 
 def find(source: Path, atlas: Atlas) -> list[ScanFile]:
@@ -54,7 +57,7 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     Parameters
     ----------
     source : Path
-        The folder.
+        The folder, or a single file.
     atlas : Atlas
         Atlas that the series were extracted with.
 
@@ -87,7 +90,7 @@ def _list_files(source: Path) -> list[Path]:
     """Return the files that may be scans."""
     return sorted(
         path
-        for path in source.rglob("*")
+        for path in ([source] if source.is_file() else source.rglob("*"))
         if path.suffix in _SUFFIXES
         and not _TABLE.fullmatch(path.name)
         and not any(part.startswith(".") for part in path.relative_to(source).parts)

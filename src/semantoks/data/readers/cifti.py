@@ -28,15 +28,16 @@ from semantoks.data.bids import (
     agree_on_t_r,
     keep_wanted,
     list_files,
+    list_sidecars,
     parse_bids_name,
     read_t_r,
 )
-from semantoks.data.confounds import find_confounds
+from semantoks.data.confounds import find_confounds, list_confounds
 from semantoks.data.denoising import clean_series
 from semantoks.data.grayordinates import open_cifti, read_dense, read_parcels, t_r_of_cifti
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.fmriprep import Known, describe_confounds
-from semantoks.data.readers.xcpd_sidecars import tell_band
+from semantoks.data.readers.xcpd_sidecars import list_beside, look_beside, put_back
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
 
@@ -189,8 +190,8 @@ def _one_a_recording(found: Sequence[_Series], source: Path) -> list[_Series]:
             raise InputError(
                 f"{source}: recording {scan!r} has {len(several)} files: "
                 f"{', '.join(series.name.path.name for series in several[:5])}. Give the folder "
-                "of one of them, or a single file; outputs of XCP-D with several atlases are read "
-                "by --format xcpd."
+                "of one of them, or a single file. Series of parcels that XCP-D wrote for several "
+                "atlases are joined by --format xcpd."
             )
         chosen += several
     return chosen
@@ -208,8 +209,15 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
         denoise = "simple" if series.producer == "fmriprep" else "none"
     settled = dataclasses.replace(options, denoise=denoise)
     known = Known(float("nan"), {})
+    notices: tuple[str, ...] = ()
+    tables: Sequence[Path] = ()
     if series.producer == "fmriprep":
         known = describe_confounds(series.name, settled)
+        tables = list_confounds(series.name)
+    elif series.producer == "clean":
+        beside = look_beside(series.name, options)
+        known = Known(beside.motion, {"share_scrubbed": beside.share_censored})
+        notices, tables = beside.notices, list_beside(series.name)
     t_r = _t_r_at_first_sight(series.name)
     return ScanFile(
         scan=series.scan,
@@ -220,7 +228,8 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
         t_r=t_r,
         motion=known.motion,
         phenotypes=known.phenotypes,
-        notices=tell_band(series.name, options) if series.producer == "clean" else (),
+        notices=notices,
+        beside=(*tables, *list_sidecars(series.name)),
         load_takes_t_r=t_r is None,
     )
 
@@ -256,7 +265,7 @@ def _load(
     else:
         values = read_dense(path, options.atlas_image, atlas, options.min_roi_coverage)
     if series.producer == "clean":
-        _check_whole(series.name, values.shape[1])
+        return put_back(values, series.name, options)
     if series.producer != "fmriprep":
         return values
     return clean_series(values, find_confounds(series.name), t_r or 1.0, options, image=path)
@@ -278,18 +287,3 @@ def _check_denoising(series: _Series, asked: ReaderOptions) -> None:
             f"{asked.denoise!r} cannot be done. Leave --denoise out; series of XCP-D and of HCP's "
             "ICA-FIX are clean already."
         )
-
-
-def _check_whole(name: BidsName, n_times: int) -> None:
-    """Refuse a series of XCP-D out of which volumes were cut."""
-    for path in name.path.parent.glob(f"{name.recording}*_outliers.tsv"):
-        if parse_bids_name(path).recording != name.recording:
-            continue
-        n_rows = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line) - 1
-        if n_times < n_rows:
-            raise InputError(
-                f"{name.path} has {n_times} volumes, but {path.name} counts {n_rows}: XCP-D cut "
-                "the censored volumes out, so that time runs unevenly. Read the .tsv series of the "
-                "same run (--format xcpd), which are put back in time, or run XCP-D with "
-                "--output-type interpolated."
-            )

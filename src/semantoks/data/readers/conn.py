@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.label_groups import choose_groups
 from semantoks.data.labels import tell
+from semantoks.data.prior_filtering import PriorFilter, tell_filter
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.matlab import read_matlab
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
@@ -31,6 +33,15 @@ _WHOLE: Final = "000"
 _TISSUES: Final = {"grey matter", "gray matter", "white matter", "csf"}
 _PLACE: Final = re.compile(r"\s*\([^()]*\)\s*$")
 """What CONN writes behind a name: a description or coordinates."""
+_FILTER: Final = PriorFilter(
+    "CONN denoised and, unless it was told otherwise, band-passed these series",
+    (0.008, 0.09),
+    certain=False,
+)
+_LEFT_OUT: Final = (
+    "ROIs of CONN that are none of the atlas, such as grey matter, white matter and CSF, were left "
+    "out."
+)
 
 
 class _File(NamedTuple):
@@ -63,7 +74,7 @@ def _list_files(source: Path, pattern: re.Pattern[str]) -> list[Path]:
     return [path for path in paths if pattern.fullmatch(path.name)]
 
 
-def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
     """Find the denoised recordings of a project.
 
     Parameters
@@ -72,6 +83,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
         The folder of the project, ``results/preprocessing`` in it, or one file.
     atlas : Atlas
         Atlas that is asked for; ROIs are matched by name.
+    options : ReaderOptions or None
+        Their band tells whether the user knows how the series were filtered.
 
     Returns
     -------
@@ -105,10 +118,11 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
             f"{source} holds several projects of CONN: {', '.join(map(str, folders))}. Give the "
             "folder of one; subjects have the same numbers in each."
         )
-    return [scan for path in whole or files for scan in _describe(path, atlas)]
+    notices = (*tell_filter(_FILTER, options or ReaderOptions()), _LEFT_OUT)
+    return [scan for path in whole or files for scan in _describe(path, atlas, notices)]
 
 
-def _describe(path: Path, atlas: Atlas) -> list[ScanFile]:
+def _describe(path: Path, atlas: Atlas, notices: tuple[str, ...]) -> list[ScanFile]:
     """Return a scan a session of a file."""
     match = _DENOISED.fullmatch(path.name)
     subject = match["subject"] if match else ""
@@ -126,12 +140,7 @@ def _describe(path: Path, atlas: Atlas) -> list[ScanFile]:
             source=str(path),
             subject=f"Subject{subject}",
             session=f"{number:03d}" if several else "",
-            notices=(
-                "CONN denoised and, unless it was told otherwise, band-passed these series to "
-                "0.008 to 0.09 Hz. Say so, and they are not filtered twice: --filtered-before "
-                "0.008 0.09. ROIs of CONN that are none of the atlas, such as grey matter, white "
-                "matter and CSF, were left out.",
-            ),
+            notices=notices,
         )
         for number in (numbers or [1])
     ]

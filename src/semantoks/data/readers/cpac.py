@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.bids import parse_bids_name, read_t_r
 from semantoks.data.mask_values import labels_of_values
+from semantoks.data.prior_filtering import PriorFilter, tell_filter
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
@@ -27,6 +29,12 @@ __all__ = ["find", "matches"]
 _SERIES: Final = re.compile(
     r"(?P<scan>sub-.+?)_atlas-(?P<atlas>.+?)(?P<rest>(?:_?(?:space|res|reg|desc)-.*)?)"
     r"_timeseries\.1D"
+)
+_FILTER: Final = PriorFilter(
+    "C-PAC's files do not say how they were filtered; its own nuisance regressors, if nothing was "
+    "changed (Bandpass in the pipeline configuration), band-pass",
+    (0.01, 0.1),
+    certain=False,
 )
 
 
@@ -62,7 +70,7 @@ def _list_files(source: Path) -> list[_File]:
     return [_File(path, m["scan"], m["atlas"], m["rest"].lstrip("_")) for path, m in found if m]
 
 
-def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
     """Find the scans of one atlas and one strategy.
 
     Parameters
@@ -72,6 +80,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     atlas : Atlas
         Atlas that the series were extracted with; the files of it are found by its name or, if
         there is one atlas only, taken as they are and checked.
+    options : ReaderOptions or None
+        Their band tells whether the user knows how the series were filtered.
 
     Returns
     -------
@@ -106,7 +116,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
                 "nuisance regression (desc-Mean-1, desc-Mean-2, reg-*); give a folder with the "
                 "files of the one to use."
             )
-    return [_describe(file, atlas) for file in files]
+    told = tell_filter(_FILTER, options or ReaderOptions())
+    return [_describe(file, atlas, told) for file in files]
 
 
 def _is_named(name: str, atlas: Atlas) -> bool:
@@ -115,7 +126,7 @@ def _is_named(name: str, atlas: Atlas) -> bool:
     return wanted in plain or (len(plain) > 4 and plain in wanted)
 
 
-def _describe(file: _File, atlas: Atlas) -> ScanFile:
+def _describe(file: _File, atlas: Atlas, notices: tuple[str, ...]) -> ScanFile:
     """Say who was measured when."""
     name = parse_bids_name(file.path)
     try:
@@ -130,6 +141,7 @@ def _describe(file: _File, atlas: Atlas) -> ScanFile:
         session=name.session,
         t_r=t_r,
         phenotypes={"cpac_strategy": file.strategy},
+        notices=notices,
     )
 
 

@@ -6,6 +6,7 @@ Several masks are put side by side, of which those of the atlas are picked.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.label_groups import choose_groups
 from semantoks.data.mask_values import labels_of_values
+from semantoks.data.prior_filtering import PriorFilter, tell_filter
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.matlab import read_matlab
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.recording import ScanFile, parse_entities
@@ -27,10 +30,11 @@ __all__ = ["find", "matches"]
 
 _SIGNALS: Final = re.compile(r"ROISignals_(?P<subject>.+)\.(?:mat|txt)")
 _SESSION: Final = re.compile(r"S(?P<session>\d+)_(?:Results|ROISignals.*)")
-_FILTERED: Final = (
-    "By the name of their folder (an F as in FunImgARCWF), DPABI filtered these series, to 0.01 to "
-    "0.1 Hz unless it was told otherwise. Say so, and they are not filtered twice: "
-    "--filtered-before 0.01 0.1."
+_FILTER: Final = PriorFilter(
+    "By the name of their folder (an F as in FunImgARCWF), DPABI filtered these series, unless it "
+    "was told otherwise,",
+    (0.01, 0.1),
+    certain=False,
 )
 _HEADER: Final = ("Order", "Label in Mask", "ROI Definition")
 
@@ -68,7 +72,7 @@ def _list_files(source: Path) -> list[Path]:
     return list(found.values())
 
 
-def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
     """Find the scans of one preprocessing strategy.
 
     Parameters
@@ -78,6 +82,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
         file.
     atlas : Atlas
         Atlas that is asked for; the columns of its ROIs are found by the key.
+    options : ReaderOptions or None
+        Their band tells whether the user knows how the series were filtered.
 
     Returns
     -------
@@ -98,7 +104,11 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
         )
     sessions = {path: _session_of(path) for path in files}
     several = any(sessions.values())
-    return [_describe(path, (sessions[path] or "1") if several else "", atlas) for path in files]
+    found = [_describe(path, (sessions[path] or "1") if several else "", atlas) for path in files]
+    if not files or "F" not in files[0].parent.name.removeprefix("ROISignals_FunImg"):
+        return found
+    told = tell_filter(_FILTER, options or ReaderOptions())
+    return [dataclasses.replace(scan, notices=told) for scan in found]
 
 
 def _session_of(path: Path) -> str:
@@ -112,14 +122,13 @@ def _describe(path: Path, session: str, atlas: Atlas) -> ScanFile:
     match = _SIGNALS.fullmatch(path.name)
     name = match["subject"] if match else path.stem
     entities = parse_entities(name)
-    filtered = "F" in path.parent.name.removeprefix("ROISignals_FunImg")
     return ScanFile(
         scan=f"{name}_S{session}" if session else name,
         load=partial(_load, path, name, atlas),
         source=str(path),
         subject=entities.subject or name,
         session=entities.session or session,
-        notices=(_FILTERED,) if filtered else (),
+        beside=tuple(place for place in _key_places(path, name) if place.is_file()),
     )
 
 
@@ -168,9 +177,14 @@ def _read_signals(path: Path) -> NDArray[np.float64]:
     return np.asarray(values.T, dtype=np.float64)
 
 
+def _key_places(path: Path, name: str) -> list[Path]:
+    """Return where the key of a file may be."""
+    return [path.parent / f"ROI_OrderKey_{name}{suffix}" for suffix in (".tsv", ".csv")]
+
+
 def _read_key(path: Path, name: str) -> list[_Column]:
     """Read what every column holds."""
-    places = [path.parent / f"ROI_OrderKey_{name}{suffix}" for suffix in (".tsv", ".csv")]
+    places = _key_places(path, name)
     key = next((place for place in places if place.is_file()), None)
     if key is None:
         raise InputError(

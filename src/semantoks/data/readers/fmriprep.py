@@ -28,10 +28,17 @@ from semantoks.data.bids import (
     agree_on_t_r,
     keep_wanted,
     list_files,
+    list_sidecars,
     parse_bids_name,
     read_t_r,
 )
-from semantoks.data.confounds import MOTION_COLUMNS, find_confounds, measure_motion, read_confounds
+from semantoks.data.confounds import (
+    MOTION_COLUMNS,
+    find_confounds,
+    list_confounds,
+    measure_motion,
+    read_confounds,
+)
 from semantoks.data.denoising import clean_series
 from semantoks.data.label_image import (
     DAMAGED,
@@ -42,6 +49,7 @@ from semantoks.data.label_image import (
     space_in_name,
 )
 from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.readers.unread_images import IMAGES, cleaned_by_aroma
 from semantoks.data.recording import ScanFile
 from semantoks.data.scan_table import check_t_r
 from semantoks.data.volume_averages import average_rois, mask_on_grid
@@ -108,12 +116,23 @@ def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> li
     options = dataclasses.replace(
         options, denoise="simple" if options.denoise == "auto" else options.denoise
     )
-    names = [parse_bids_name(path) for path in list_files(source, _ENDINGS)]
+    images = list_files(source, IMAGES)
+    names = [parse_bids_name(path) for path in images if path.name.endswith(_ENDINGS)]
     names = [name for name in names if name.get("space")]
     names = keep_wanted(names, options, source, ("task", "run", "space", "res"))
     names = _in_space(names, options, source)
     check_label_image(options, atlas)
-    return [_describe(name, atlas, options) for name in names]
+    found = [_describe(name, atlas, options) for name in names]
+    cleaned = {parse_bids_name(path).recording for path in images if cleaned_by_aroma(path)}
+    told = (
+        "Images that ICA-AROMA has cleaned lie beside those of desc-preproc and are not read: "
+        "those of fMRIPrep are smoothed, so that ROIs share signal with their neighbours. Read is "
+        f"desc-preproc, denoised by {options.denoise!r}.",
+    )
+    return [
+        dataclasses.replace(scan, notices=scan.notices + told) if scan.scan in cleaned else scan
+        for scan in found
+    ]
 
 
 def _in_space(names: Sequence[BidsName], options: ReaderOptions, source: Path) -> list[BidsName]:
@@ -159,6 +178,7 @@ def _describe(name: BidsName, atlas: Atlas, options: ReaderOptions) -> ScanFile:
         motion=known.motion,
         phenotypes=known.phenotypes,
         notices=_tell_shift(name, options),
+        beside=(*_existing(_mask_place(name)), *list_confounds(name), *list_sidecars(name)),
         load_takes_t_r=t_r is None,
     )
 
@@ -261,9 +281,19 @@ def _load(
     return clean_series(series, find_confounds(name), t_r or 1.0, options, image=path)
 
 
+def _existing(path: Path) -> tuple[Path, ...]:
+    """Return a file if it is there."""
+    return (path,) if path.exists() else ()
+
+
+def _mask_place(name: BidsName) -> Path:
+    """Return where the brain mask of a volume would be."""
+    return name.path.with_name(name.path.name.replace("_desc-preproc_bold.", "_desc-brain_mask."))
+
+
 def _mask_of(name: BidsName) -> Path:
     """Return the brain mask of a volume."""
-    mask = name.path.with_name(name.path.name.replace("_desc-preproc_bold.", "_desc-brain_mask."))
+    mask = _mask_place(name)
     if not mask.exists():
         raise InputError(
             f"{mask} is not there, but without the brain mask nobody knows which ROIs were "

@@ -10,6 +10,7 @@ A ``.1D`` file is a header ``#1 #2 ...`` of atlas values, then a line a volume a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import BUILT_IN, Atlas
+from semantoks.data.prior_filtering import PriorFilter, tell_filter
+from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.scan_table import clean_id, is_missing, read_cells
@@ -28,6 +31,13 @@ from semantoks.errors import InputError
 
 _FILE: Final = re.compile(r"(?P<scan>.+)_rois_(?P<atlas>[^_]+)\.1D")
 _TABLES: Final = ("Phenotypic_V1_0b_preprocessed1.csv", "Phenotypic_V1_0b_preprocessed.csv")
+_STRATEGY: Final = re.compile(r"filt_(?:no)?global")
+_FILTER: Final = PriorFilter(
+    "By the name of their folder (filt_), the Preprocessed Connectomes Project band-passed these "
+    "series",
+    (0.01, 0.1),
+    certain=True,
+)
 _MISSING: Final = ("-9999", "-9999.0")
 """What stands for a value that is not there."""
 _TEXT: Final = ("SUB_ID", "SITE_ID", "FILE_ID")
@@ -36,7 +46,7 @@ _NOT_PHENOTYPES: Final = {"SUB_ID", "SITE_ID", "FILE_ID", "func_mean_fd", "X", "
 
 
 def matches(source: Path) -> bool:
-    """Say whether a folder holds files of this format.
+    """Say whether a path is a file of this format, or a folder that holds some.
 
     Parameters
     ----------
@@ -46,20 +56,27 @@ def matches(source: Path) -> bool:
     Returns
     -------
     bool
-        Whether a file named ``<FILE_ID>_rois_<atlas>.1D`` is in it or below.
+        Whether it is a file named ``<FILE_ID>_rois_<atlas>.1D``, or one is in it or below.
     """
-    return source.is_dir() and any(_FILE.fullmatch(path.name) for path in source.rglob("*.1D"))
+    return any(_FILE.fullmatch(path.name) for path in _list_files(source))
 
 
-def find(source: Path, atlas: Atlas) -> list[ScanFile]:
+def _list_files(source: Path) -> list[Path]:
+    """Return a single file, or the text files of a folder."""
+    return [source] if source.is_file() else sorted(source.rglob("*.1D"))
+
+
+def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
     """Find the scans of one preprocessing strategy.
 
     Parameters
     ----------
     source : Path
-        Folder of the files, or a folder above it that holds no other strategy.
+        Folder of the files, or a folder above it that holds no other strategy, or one file.
     atlas : Atlas
         Atlas that the series were extracted with.
+    options : ReaderOptions or None
+        Their band tells whether the user knows how the series were filtered.
 
     Returns
     -------
@@ -74,14 +91,19 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     """
     files = _choose(source, atlas)
     rows = _read_phenotypes(next(iter(files.values())).parent)
-    return [_describe(scan, path, atlas, rows) for scan, path in files.items()]
+    found = [_describe(scan, path, atlas, rows) for scan, path in files.items()]
+    parts = next(iter(files.values())).resolve().parts[:-1]
+    if not any(_STRATEGY.fullmatch(part) for part in parts[-3:]):
+        return found
+    told = tell_filter(_FILTER, options or ReaderOptions())
+    return [dataclasses.replace(scan, notices=told) for scan in found]
 
 
 def _choose(source: Path, atlas: Atlas) -> dict[str, Path]:
     """Return the files of one atlas and one strategy by scan."""
     found: dict[str, dict[str, Path]] = {}
     folders: dict[str, set[Path]] = {}
-    for path in sorted(source.rglob("*.1D")):
+    for path in _list_files(source):
         match = _FILE.fullmatch(path.name)
         if match:
             found.setdefault(match["atlas"], {})[match["scan"]] = path

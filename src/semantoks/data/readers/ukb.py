@@ -186,6 +186,7 @@ def _describe(visit: _Visit, parts: Mapping[str, list[Path]], atlas: Atlas) -> S
         session=visit.instance,
         t_r=T_R,
         notices=tuple(notices),
+        beside=tuple(path for paths in parts.values() for path in paths),
     )
 
 

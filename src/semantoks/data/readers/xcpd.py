@@ -2,12 +2,14 @@
 
 All namings are known: ``_atlas-Schaefer417_`` (to 0.5), ``_atlas-4S456Parcels_`` (0.6),
 ``_seg-4S456Parcels_stat-mean_`` (0.7 to 0.14) and ``_atlas-4S456Parcels_stat-mean_`` (from 26.0).
+Where the tables are missing, the same series as CIFTI (``*_timeseries.ptseries.nii``) are read.
 Columns are matched to the ROIs by name, and the files of one recording are joined: of the 4S
 atlas only the Schaefer parcels, of the Tian atlas beside it the subcortex.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -20,15 +22,18 @@ from numpy.typing import NDArray
 from semantoks.data.atlas import Atlas
 from semantoks.data.bids import (
     BidsName,
+    agree_on_t_r,
     keep_wanted,
     list_files,
+    list_sidecars,
     parse_bids_name,
 )
+from semantoks.data.grayordinates import list_parcels, open_cifti, read_parcels, t_r_of_cifti
 from semantoks.data.label_groups import choose_groups
 from semantoks.data.labels import match_labels, refuse_unknown, seventeen_network_names
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.readers.xcpd_sidecars import find_t_r, look_beside, put_back
+from semantoks.data.readers.xcpd_sidecars import find_t_r, list_beside, look_beside, put_back
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
 
@@ -37,8 +42,10 @@ __all__ = ["find", "matches"]
 _SERIES: Final = re.compile(
     r"_(?:seg|atlas)-(?:[^_]+(?:_den-[^_]+)?_stat-mean|"
     r"(?:4S\d+Parcels|Schaefer(?:\d|10)17|Tian|Glasser|Gordon|HCP|MIDB|MyersLabonte|subcortical)"
-    r"(?:_den-[^_]+)?)_timeseries\.tsv$"
+    r"(?:_den-[^_]+)?)_timeseries\.(?:tsv|ptseries\.nii)$"
 )
+_PARCELS: Final = ".ptseries.nii"
+_ENDINGS: Final = ("_timeseries.tsv", f"_timeseries{_PARCELS}")
 _OLD_SCHAEFER: Final = "Schaefer417"
 """400 parcels in the order of the 17-network atlas."""
 _TIAN: Final = "Tian"
@@ -57,7 +64,7 @@ def matches(source: Path) -> bool:
     bool
         Whether there is a time series of one of its namings.
     """
-    return any(_SERIES.search(path.name) for path in list_files(source, ("_timeseries.tsv",)))
+    return any(_SERIES.search(path.name) for path in list_files(source, _ENDINGS))
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions) -> list[ScanFile]:
@@ -84,7 +91,7 @@ def find(source: Path, atlas: Atlas, options: ReaderOptions) -> list[ScanFile]:
         atlas says so when it is read.
     """
     folder = source.parent if source.is_file() else source
-    paths = [p for p in list_files(folder, ("_timeseries.tsv",)) if _SERIES.search(p.name)]
+    paths = [p for p in list_files(folder, _ENDINGS) if _SERIES.search(p.name)]
     names = [parse_bids_name(path) for path in paths]
     if source.is_file():
         recording = parse_bids_name(source).recording
@@ -123,10 +130,13 @@ def _leave_out_joined_runs(recordings: dict[tuple[Path, str], list[BidsName]]) -
 
 
 def _by_atlas(files: Sequence[BidsName]) -> dict[str, BidsName]:
-    """Return the file of each atlas; refuse two of one."""
+    """Return the file of each atlas, the table if there is one; refuse two of one kind."""
     found: dict[str, BidsName] = {}
-    for name in files:
+    # XCP-D writes CIFTI series as tables as well; these come first.
+    for name in sorted(files, key=lambda name: name.extension == _PARCELS):
         key = _atlas_of(name)
+        if key in found and found[key].extension != name.extension:
+            continue
         if key in found:
             raise InputError(
                 f"recording {name.recording!r} is there twice: {found[key].path.name} and "
@@ -144,6 +154,8 @@ def _atlas_of(name: BidsName) -> str:
 
 def _columns_of(name: BidsName) -> tuple[str, ...]:
     """Return the names of the columns of a file."""
+    if name.extension == _PARCELS:
+        return list_parcels(name.path)
     try:
         with name.path.open(encoding="utf-8-sig") as stream:
             header = stream.readline().rstrip("\r\n").split("\t")
@@ -165,17 +177,34 @@ def _describe(files: Sequence[BidsName], atlas: Atlas, options: ReaderOptions) -
     main = files[0]
     used = tuple(_atlas_of(name) for name in files)
     known = look_beside(main, options)
+    t_r = _t_r_at_first_sight(main) if known.t_r is None else known.t_r
     return ScanFile(
         scan=main.recording,
         load=partial(_load, tuple(files), atlas, options),
         source=str(main.path),
         subject=main.subject,
         session=main.session,
-        t_r=known.t_r,
+        t_r=t_r,
         motion=known.motion,
         phenotypes={"share_scrubbed": known.share_censored, "xcpd_atlases": "+".join(used)},
         notices=(*_tell_left_out(used, atlas), *known.notices),
+        beside=(*(name.path for name in files[1:]), *list_beside(main), *list_sidecars(main)),
     )
+
+
+def _t_r_at_first_sight(name: BidsName) -> float | None:
+    """Return what a CIFTI header says; NaN if that fails, which loading complains of."""
+    try:
+        return _t_r_of_header(name)
+    except InputError:
+        return math.nan
+
+
+def _t_r_of_header(name: BidsName) -> float | None:
+    """Return the repetition time in seconds that the file itself says; tables say none."""
+    if name.extension != _PARCELS:
+        return None
+    return t_r_of_cifti(open_cifti(name.path), name.path)
 
 
 def _refused(name: BidsName, reason: str) -> ScanFile:
@@ -216,26 +245,34 @@ def _load(files: Sequence[BidsName], atlas: Atlas, options: ReaderOptions) -> ND
     """Read and join the files of a recording, shape (roi, time), at their true times."""
     joined: NDArray[np.float64] | None = None
     for name in files:
-        header, values = read_text_table(name.path, empty_cells=True)
-        if len(header) not in (0, len(values)):
-            raise InputError(
-                f"{name.path}: the header names {len(header)} columns, but there are "
-                f"{len(values)}. Copy the file from the output of XCP-D again."
-            )
-        columns = _name_columns(header or ("",) * len(values), _atlas_of(name))
-        match = match_labels(columns, atlas, where=str(name.path))
-        if match.n_found == 0:
-            refuse_unknown(match, columns, atlas, where=str(name.path))
-        positions = match.positions
+        values = _read(name, atlas)
         if joined is None:
-            joined = np.full((len(atlas), values.shape[1]), np.nan)
+            joined = values
         elif joined.shape[1] != values.shape[1]:
             raise InputError(
                 f"{name.path} has {values.shape[1]} volumes, but {files[0].path.name} beside it "
                 f"has {joined.shape[1]}. They are not of the same run of XCP-D; copy both again."
             )
-        joined[positions >= 0] = values[positions[positions >= 0]]
+        there = ~np.isnan(values).all(axis=1)
+        joined[there] = values[there]
     if joined is None or np.isnan(joined).all():
         raise InputError(f"{files[0].path} holds no ROI of atlas {atlas.name!r} with values.")
-    find_t_r(files[0])
+    agree_on_t_r(find_t_r(files[0]), _t_r_of_header(files[0]), files[0].path)
     return put_back(joined, files[0], options)
+
+
+def _read(name: BidsName, atlas: Atlas) -> NDArray[np.float64]:
+    """Read one file, shape (roi, time); ROIs that it does not have are NaN."""
+    if name.extension == _PARCELS:
+        return read_parcels(name.path, atlas)
+    header, values = read_text_table(name.path, empty_cells=True)
+    if len(header) not in (0, len(values)):
+        raise InputError(
+            f"{name.path}: the header names {len(header)} columns, but there are "
+            f"{len(values)}. Copy the file from the output of XCP-D again."
+        )
+    columns = _name_columns(header or ("",) * len(values), _atlas_of(name))
+    match = match_labels(columns, atlas, where=str(name.path))
+    if match.n_found == 0:
+        refuse_unknown(match, columns, atlas, where=str(name.path))
+    return match.place(values)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from semantoks.data.bids import BidsName, parse_bids_name, read_json, read_t_r
 from semantoks.data.preprocessing import QualityError
+from semantoks.data.prior_filtering import PriorFilter, tell_filter
 from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.text_table import read_text_table
 from semantoks.data.retiming import fill_censored
@@ -100,6 +101,23 @@ def find_t_r(name: BidsName) -> float | None:
     return check_t_r(value, f"RepetitionTime in the JSON files beside {name.path}")
 
 
+def list_beside(name: BidsName) -> tuple[Path, ...]:
+    """List the files beside a series that say when and how it was measured.
+
+    Parameters
+    ----------
+    name : BidsName
+        The series.
+
+    Returns
+    -------
+    tuple of Path
+        Tables of outliers and motion, and JSON files of the denoised images.
+    """
+    kinds = ("outliers.tsv", "motion.tsv", "bold.json")
+    return tuple(other.path for kind in kinds for other in _siblings(name, kind))
+
+
 def put_back(
     series: NDArray[np.float64], name: BidsName, options: ReaderOptions
 ) -> NDArray[np.float64]:
@@ -145,27 +163,6 @@ def put_back(
     return series if series.shape[1] == n_all else fill_censored(series, censoring.kept)
 
 
-def tell_band(name: BidsName, options: ReaderOptions) -> tuple[str, ...]:
-    """Say in which band XCP-D filtered a series, unless the user knows.
-
-    Parameters
-    ----------
-    name : BidsName
-        The series.
-    options : ReaderOptions
-        Their band tells whether the user knows.
-
-    Returns
-    -------
-    tuple of str
-        A paragraph, or nothing, also where the sidecars cannot be read.
-    """
-    try:
-        return tuple(_tell_band(_read_sidecars_of_images(name), options))
-    except InputError:
-        return ()
-
-
 class _Censoring(NamedTuple):
     """Which volumes XCP-D called outliers, and the file that says so."""
 
@@ -173,27 +170,36 @@ class _Censoring(NamedTuple):
     path: Path
 
 
-def _tell_band(images: dict[str, Any], options: ReaderOptions) -> list[str]:
+def _tell_band(images: dict[str, Any], options: ReaderOptions) -> tuple[str, ...]:
     """Say in which band XCP-D filtered the series, unless the user knows."""
     filters = images.get("SoftwareFilters")
-    band = filters.get("Bandpass filter") if isinstance(filters, dict) else None
-    if filters is not None and not isinstance(band, dict):
-        return []
-    said = band or {}
-    low, high = said.get("High-pass cutoff (Hz)", 0.01), said.get("Low-pass cutoff (Hz)", 0.08)
-    if options.band == (low, high):
-        return []
-    sure = "XCP-D band-passed" if band else "XCP-D band-passes, unless it was told otherwise,"
-    return [
-        f"{sure} these series to {low} to {high} Hz. Say so, and they are not filtered twice: "
-        f"--filtered-before {low} {high}."
-    ]
+    if not isinstance(filters, dict):
+        said = "XCP-D band-passes series, unless it was told otherwise,"
+        return tell_filter(PriorFilter(said, (0.01, 0.08), certain=False), options)
+    whole, high, low = (
+        filters.get(f"{kind} filter") for kind in ("Bandpass", "High-pass", "Low-pass")
+    )
+    edges = (
+        _edge(whole, "High-pass cutoff (Hz)") or _edge(high, "cutoff (Hz)"),
+        _edge(whole, "Low-pass cutoff (Hz)") or _edge(low, "cutoff (Hz)"),
+    )
+    if edges == (None, None):
+        return ()
+    said = "XCP-D band-passed these series"
+    return tell_filter(PriorFilter(said, edges, certain=True), options)
+
+
+def _edge(filter_: object, key: str) -> float | None:
+    """Return the edge of a filter in Hz; None if it is not there, or no number."""
+    value = filter_.get(key) if isinstance(filter_, dict) else None
+    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def _siblings(name: BidsName, suffix: str) -> list[BidsName]:
     """Return the files of a recording with another suffix, those without a desc first."""
     folder = name.path.parent
-    found = [parse_bids_name(path) for path in folder.glob(f"{name.recording}*_{suffix}")]
+    # Entities that do not tell recordings apart may stand among those that do (hash-).
+    found = [parse_bids_name(path) for path in folder.glob(f"{name.subject}_*{suffix}")]
     same = [other for other in found if other.recording == name.recording]
     return sorted(same, key=lambda other: (bool(other.get("desc")), other.path.name))
 
