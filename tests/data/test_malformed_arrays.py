@@ -63,7 +63,7 @@ def npy(values: object, *, keep: float = 1.0, pickled: bool = False) -> Callable
 
 
 def npz(path: Path) -> None:
-    np.savez(path, a=noise(3))
+    np.savez(path, a=noise(3), b=noise(4))
     path.with_suffix(".npz").rename(path.with_suffix(".npy"))
 
 

@@ -49,6 +49,33 @@ def test_a_single_file_is_a_source(tmp_path: Path) -> None:
         find_scans(path.rename(path.with_name("participants.tsv")), ATLAS)
 
 
+def test_text_archives_and_parquet_are_read(tmp_path: Path) -> None:
+    backwards, rows = ATLAS.labels[::-1], SERIES[::-1]
+    pd.DataFrame(rows.T, columns=list(backwards)).to_parquet(tmp_path / "sub-1.parquet")
+    np.savez_compressed(tmp_path / "sub-2.npz", series=SERIES)
+    np.savetxt(tmp_path / "sub-3.txt", SERIES.T)
+    np.savetxt(tmp_path / "sub-4.1D", rows.T, header="\t".join(backwards), delimiter="\t")
+    (tmp_path / "README.txt").write_text("Four scans.\n")
+    scans = find_scans(tmp_path, ATLAS).scans
+    assert [scan.subject for scan in scans] == ["sub-1", "sub-2", "sub-3", "sub-4"]
+    for scan in scans:
+        np.testing.assert_allclose(scan.load(), SERIES, err_msg=scan.source)
+
+
+def test_an_archive_of_two_arrays_and_a_table_of_words_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", series=SERIES, mask=SERIES)
+    with pytest.raises(InputError, match=r"2 arrays .*series.*mask.* single array was expected"):
+        load(tmp_path)
+    (tmp_path / "a.npz").unlink()
+    pd.DataFrame({"age": [1, 2], "sex": ["F", "M"]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet was expected .* but has column sex"):
+        load(tmp_path)
+    whole = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot be read as a \.parquet file.*cut off"):
+        load(tmp_path)
+
+
 def test_integers_are_numbers(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(36).reshape(9, 4))
     assert load(tmp_path).dtype == np.float64

@@ -109,7 +109,7 @@ _FORMATS: Final = (
         "arrays",
         arrays.matches,
         _without_options(arrays.find),
-        "a folder of .npy, .csv or .tsv files",
+        "a folder of .npy, .npz, .csv, .tsv, .txt, .1D or .parquet files",
         arrays.find_table,
     ),
 )

@@ -1,9 +1,9 @@
-"""A folder of arrays: one .npy, .csv or .tsv a scan, and optionally a table of participants.
+"""A folder of arrays and tables, a file a scan, and optionally a table of participants.
 
 The name of a file is its scan; ``sub-`` and ``ses-`` in it give subject and session as in BIDS.
-Columns of text files are matched to the ROIs by name, however it is spelt; without names, and in
-.npy files, the axis that is as long as the atlas is the ROIs. A ``.json`` of the same name may give
-RepetitionTime.
+Columns of .csv, .tsv, .txt, .1D and .parquet files are matched to the ROIs by name, however it is
+spelt; without names, and in .npy and .npz files, the axis that is as long as the atlas is the ROIs.
+A ``.json`` of the same name may give RepetitionTime.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ from functools import partial
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.labels import match_labels, refuse_unknown, tell
-from semantoks.data.readers.text_table import read_text_table
+from semantoks.data.readers.text_table import TextTable, read_text_table
 from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.scan_table import check_t_r
 from semantoks.errors import InputError
 
-_SUFFIXES: Final = {".npy", ".csv", ".tsv"}
+_BINARY: Final = {".npy", ".npz"}
+_SUFFIXES: Final = {*_BINARY, ".csv", ".tsv", ".txt", ".1D", ".parquet"}
+_PROSE: Final = {"readme", "license", "licence", "changes", "changelog", "citation", "authors"}
+"""Text files that lie in many folders, by what they are called."""
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
 _TABLE: Final = re.compile(
     r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds_(?:timeseries|regressors))"
@@ -46,7 +52,7 @@ def matches(source: Path) -> bool:
     Returns
     -------
     bool
-        Whether it is a .npy, .csv or .tsv that may be a scan, or one is in it or below.
+        Whether it is an array or a table that may be a scan, or one is in it or below.
     """
     return bool(_list_files(source))
 
@@ -93,6 +99,7 @@ def _list_files(source: Path) -> list[Path]:
         for path in ([source] if source.is_file() else source.rglob("*"))
         if path.suffix in _SUFFIXES
         and not _TABLE.fullmatch(path.name)
+        and path.stem.lower() not in _PROSE
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
 
@@ -136,9 +143,10 @@ def _read_t_r(sidecar: Path) -> float | None:
 def _load(path: Path, atlas: Atlas) -> NDArray[np.floating[Any]]:
     """Read one file, shape (roi, time)."""
     _read_t_r(path.with_suffix(".json"))
-    if path.suffix == ".npy":
+    if path.suffix in _BINARY:
         return _orient(_load_npy(path), path, atlas)
-    table = read_text_table(path, empty_cells=True)
+    parquet = path.suffix == ".parquet"
+    table = _load_parquet(path) if parquet else read_text_table(path, empty_cells=True)
     if not table.header:
         return _orient(table.values, path, atlas)
     if all(name.isdecimal() or not name for name in table.header):
@@ -147,20 +155,20 @@ def _load(path: Path, atlas: Atlas) -> NDArray[np.floating[Any]]:
 
 
 def _load_npy(path: Path) -> NDArray[np.floating[Any]]:
-    """Read a .npy file of numbers."""
+    """Read a .npy file of numbers, or a .npz file that holds one array."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
-        # The last two: the header of the file is Python, and is parsed as such.
+        if not isinstance(values, np.ndarray):
+            with values as archive:
+                values = _only_array(archive, path)
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, BadZipFile) as error:
+        # Those of the language: the header of the file is Python, and is parsed as such.
         raise InputError(
-            f"{path} cannot be read as a .npy file of numbers: {error}. It may be cut off; save "
-            "this scan again with numpy.save."
+            f"{path} cannot be read as a {path.suffix} file of numbers: {error}. It may be cut "
+            "off; save this scan again with numpy.save."
         ) from error
-    if not isinstance(values, np.ndarray):
-        raise InputError(
-            f"{path} is an archive of several arrays (.npz), but a single array was expected. Save "
-            "this scan again with numpy.save."
-        )
     if values.dtype.kind not in "iuf":
         raise InputError(
             f"{path} holds values of type {values.dtype}; real numbers were expected. "
@@ -170,12 +178,44 @@ def _load_npy(path: Path) -> NDArray[np.floating[Any]]:
     return floating
 
 
+def _only_array(archive: NpzFile, path: Path) -> NDArray[Any]:
+    """Take the array of an archive that holds one."""
+    if len(archive.files) != 1:
+        raise InputError(
+            f"{path} is an archive of {len(archive.files)} arrays ({tell(archive.files)}), but a "
+            "single array was expected. Save this scan again with numpy.save."
+        )
+    array: NDArray[Any] = archive[archive.files[0]]
+    return array
+
+
+def _load_parquet(path: Path) -> TextTable:
+    """Read a .parquet file, a column a ROI."""
+    from pyarrow import ArrowException
+
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError, ArrowException) as error:
+        raise InputError(
+            f"{path} cannot be read as a .parquet file: {' '.join(str(error).split())}. It may be "
+            "cut off; save this scan again."
+        ) from error
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    if table.empty or not all(numeric):
+        found = f"column {table.columns[numeric.index(False)]}" if not table.empty else "no rows"
+        raise InputError(
+            f"{path} was expected to hold a column of numbers a ROI and a row a volume, but has "
+            f"{found}; if the file is no scan, move it out of the folder."
+        )
+    return TextTable(tuple(map(str, table.columns)), table.to_numpy(np.float64).T)
+
+
 def _orient(
     values: NDArray[np.floating[Any]], path: Path, atlas: Atlas
 ) -> NDArray[np.floating[Any]]:
     """Put the axis that is as long as the atlas first; refuse if both are or none is."""
     n = len(atlas)
-    shape = values.shape if path.suffix == ".npy" else values.shape[::-1]
+    shape = values.shape if path.suffix in _BINARY else values.shape[::-1]
     if values.ndim != 2 or n not in values.shape:
         raise InputError(
             f"{path} has shape {shape}, but atlas {atlas.name!r} has {n} ROIs: (roi, time) or "
