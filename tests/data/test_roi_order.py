@@ -248,7 +248,7 @@ def test_stages_without_labels_in_the_wrong_order(
     command = ["prepare", str(source), "--atlas", "schaefer400", "--t-r", "2"]
     assert run([*command, "--out", str(out)]) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "it seems, the order of the 17-network atlas" in told
+    assert "it seems, in the order of the 17-network atlas" in told
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert run([*command, "--trust-order", "--out", str(out)]) == 0
     assert "was not checked, as you asked" in " ".join(capsys.readouterr().out.split())

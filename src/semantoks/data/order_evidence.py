@@ -230,10 +230,10 @@ def candidate_orders(atlas: Atlas) -> Mapping[str, NDArray[np.intp]]:
     if set(names) <= set(position):
         seventeen = np.array([position[label] for label in names], dtype=np.intp)
         others = np.setdiff1d(each, seventeen)
-        found["the order of the 17-network atlas"] = np.concatenate([seventeen, others])
-        found["the 17-network order after the subcortex"] = np.concatenate([others, seventeen])
+        found["in the order of the 17-network atlas"] = np.concatenate([seventeen, others])
+        found["in the 17-network order after the subcortex"] = np.concatenate([others, seventeen])
     found["reversed"] = each[::-1]
-    found["the alphabetical order of the labels"] = np.array(
+    found["in the alphabetical order of the labels"] = np.array(
         sorted(each, key=lambda i: atlas.labels[i]), dtype=np.intp
     )
     found["shifted by a row (the first ROI left out)"] = np.roll(each, -1)
