@@ -19,6 +19,8 @@ from semantoks.data.recording import Recording
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
+from semantoks.evaluation import training_people
+from semantoks.evaluation.same_series import SameSeries
 from semantoks.evaluation.split_table import write_splits
 from semantoks.evaluation.splits import Split
 from semantoks.evaluation.training_people import people_to_train_on
@@ -81,6 +83,20 @@ def test_the_other_name_of_a_tested_person_is_not_pretrained_on(
         people = {*people_to_train_on(twice, tmp_path / "splits.json").scans["subject"]}
         assert len(people) == 24 - len(tested) - ("00" in tested)
         assert ("23" in people) == ("00" not in tested)
+
+
+def test_names_that_a_third_one_joins_are_left_out(
+    twice: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are paired with the first of them only, and pairs come in the order of the store."""
+    pairs = [("03", "04"), ("02", "04"), ("01", "02")]
+    found = [SameSeries(names, names, 1.0, 0) for names in pairs]
+    monkeypatch.setattr(training_people, "same_series", lambda store: found)
+    test = (twice.scans["scan"] == "01").to_numpy()
+    split = Split("mine", 0, "0", np.flatnonzero(~test), np.flatnonzero(test))
+    write_splits([split], twice.scans, tmp_path / "splits.json")
+    people = people_to_train_on(twice, tmp_path / "splits.json").scans["subject"]
+    assert {*twice.scans["subject"]} - {*people} == {"01", "02", "03", "04"}
 
 
 def test_a_person_under_two_ids_is_neither_compared_nor_studied(

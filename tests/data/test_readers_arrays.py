@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,35 @@ def test_an_archive_of_two_arrays_and_a_table_of_words_are_refused(tmp_path: Pat
     (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"cannot be read as a \.parquet file.*cut off"):
         load(tmp_path)
+
+
+def test_damaged_archives_and_archives_of_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, series=np.random.default_rng(1).standard_normal((4, 500)))
+    content = bytearray(path.read_bytes())
+    content[200:-200] = bytes(byte ^ 0x5A for byte in content[200:-200])
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.npz cannot be read as a \.npz file of numbers"):
+        load(tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "words")
+    with pytest.raises(InputError, match=r"holds notes\.txt, which is no array"):
+        load(tmp_path)
+
+
+def test_stores_are_no_recordings(tmp_path: Path) -> None:
+    """The series of a store are those of all its scans, and would be read as one."""
+    store = tmp_path / "study.store"
+    store.mkdir()
+    (store / "store.json").write_text("{}")
+    np.save(store / "series.npy", SERIES.T)
+    pd.DataFrame({"scan": ["a"]}).to_parquet(store / "scans.parquet")
+    with pytest.raises(InputError, match=r"study\.store is a store.*Give it as --data"):
+        find_scans(store, ATLAS)
+    np.save(tmp_path / "a.npy", SERIES)
+    pd.DataFrame({"participant_id": ["a"]}).to_parquet(tmp_path / "participants.parquet")
+    (tmp_path / "subjects_scans.txt").write_text("a b\n")
+    assert [scan.scan for scan in find_scans(tmp_path, ATLAS).scans] == ["a"]
 
 
 def test_integers_are_numbers(tmp_path: Path) -> None:

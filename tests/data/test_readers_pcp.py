@@ -193,11 +193,17 @@ def test_format_is_named_or_recognised(tmp_path: Path) -> None:
         find_scans(tmp_path / "nowhere", ATLAS)
     with pytest.raises(InputError, match=r"is an empty folder.*\.1D files \(pcp\)"):
         find_scans(tmp_path, ATLAS)
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"holds no recordings \(notes.txt\)"):
+    (tmp_path / "notes.md").write_text("hello")
+    with pytest.raises(InputError, match=r"holds no recordings \(notes.md\)"):
         find_scans(tmp_path, ATLAS)
-    with pytest.raises(InputError, match=r"is a \.txt file"):
-        find_scans(tmp_path / "notes.txt", ATLAS)
+    with pytest.raises(InputError, match=r"is a \.md file"):
+        find_scans(tmp_path / "notes.md", ATLAS)
+    (tmp_path / "README.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"holds no recordings \(README.txt, notes.md\)"):
+        find_scans(tmp_path, ATLAS)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"notes\.txt has a header but no data"):
+        find_scans(tmp_path, ATLAS).scans[0].load()
     with pytest.raises(ConfigurationError, match=r"no format 'pcb'.*Did you mean 'pcp'"):
         find_scans(tmp_path, ATLAS, format="pcb")  # type: ignore[arg-type]
 

@@ -218,6 +218,14 @@ def test_tables_are_found_where_a_hash_stands_in_the_names(tmp_path: Path) -> No
     assert scan.load().shape == (457, 30)
 
 
+def test_a_motion_table_that_cannot_be_read_is_complained_of(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    (path.parent / f"{RUN}_motion.tsv").write_text("framewise_displacement\nno number\n1\n")
+    scan = only(tmp_path)
+    with pytest.raises(InputError, match=r"_motion\.tsv.*'no number'"):
+        scan.load()
+
+
 # Censoring
 
 

@@ -165,7 +165,7 @@ def test_a_command_that_is_stopped_says_how_to_go_on(
             time.sleep(0.01)
         os.kill(os.getpid(), kind)
 
-    waiting = threading.Thread(target=stop)
+    waiting = threading.Thread(target=stop, daemon=True)
     waiting.start()
     settings = (*SETTINGS, "optimization.epochs=3000", "device=cpu")
     assert run(words(store, out, settings=settings)) == 130

@@ -452,6 +452,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert not torn.exists()
 
 
+def test_a_run_whose_checkpoints_are_all_lost_does_not_start_again_unasked(
+    store: Store, tmp_path: Path
+) -> None:
+    pretrain(store, tmp_path / "run", recipe(), progress=stop_at(8))
+    for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+        path.unlink()
+    before = rows(tmp_path / "run" / "metrics.csv")
+    with pytest.raises(InputError, match="no checkpoint to resume from; 2 are damaged or missing"):
+        pretrain(store, tmp_path / "run", recipe(), resume=True)
+    assert rows(tmp_path / "run" / "metrics.csv") == before
+
+
 def test_a_log_of_an_older_version_is_taken_up(store: Store, tmp_path: Path) -> None:
     pretrain(store, tmp_path / "run", recipe(), progress=stop_at(5))
     path = tmp_path / "run" / "health.jsonl"

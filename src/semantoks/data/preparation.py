@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from semantoks.data.atlas import Atlas
 from semantoks.data.completion import complete, explain_nameless
 from semantoks.data.preprocessing import Preprocessing
-from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.reader_options import Filtered, ReaderOptions
 from semantoks.data.readers import FormatName, find_scans
 from semantoks.data.recording import ScanFile, collect_notices
 from semantoks.data.refusals import Policy, Refusal, check_refused
@@ -171,21 +171,13 @@ def prepare(
     (1, [('otto', 'short')])
     """
     began = time.monotonic()
-    if policy not in get_args(Policy):
-        known = get_args(Policy)
-        raise ConfigurationError(
-            f"there is no policy {policy!r}; there are {', '.join(known)}.{nearest(policy, known)}"
-        )
+    _check_policy(policy)
     check_workers(workers, scheduler)
     # Workers of a cluster have working directories of their own.
     source, out = (Path(source) if scheduler is None else Path(source).absolute()), Path(out)
     preprocessing = preprocessing or Preprocessing()
     others = [*map(Path, ignore), *([table.path] if table is not None else [])]
-    reading = dataclasses.replace(
-        reading or ReaderOptions(),
-        band=preprocessing.band,
-        filtered="here" if preprocessing.filtered_before is None else "before",
-    )
+    reading = _settle(reading or ReaderOptions(), preprocessing)
     if scheduler is not None and reading.atlas_image is not None:
         reading = dataclasses.replace(reading, atlas_image=reading.atlas_image.absolute())
     found, own = find_scans(source, atlas, format=format, ignore=others, options=reading)
@@ -237,6 +229,21 @@ def prepare(
         order=order,
         told=collect_notices(scans),
     )
+
+
+def _check_policy(policy: str) -> None:
+    """Refuse a policy that does not exist."""
+    known = get_args(Policy)
+    if policy not in known:
+        raise ConfigurationError(
+            f"there is no policy {policy!r}; there are {', '.join(known)}.{nearest(policy, known)}"
+        )
+
+
+def _settle(reading: ReaderOptions, preprocessing: Preprocessing) -> ReaderOptions:
+    """Tell readers which band-pass follows, or went before."""
+    filtered: Filtered = "here" if preprocessing.filtered_before is None else "before"
+    return dataclasses.replace(reading, band=preprocessing.band, filtered=filtered)
 
 
 def _describe_reading(reading: ReaderOptions) -> dict[str, Any]:

@@ -72,6 +72,22 @@ class Files(NamedTuple):
         )
 
 
+def is_store(folder: Path) -> bool:
+    """Say whether a folder is a store, or was one.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; it need not exist.
+
+    Returns
+    -------
+    bool
+        Whether a store describes itself there.
+    """
+    return Files.of(folder).description.is_file()
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Read what a store says of itself.
 

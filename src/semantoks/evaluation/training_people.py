@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,14 @@ def people_to_train_on(
             "Give the splits of this store."
         )
     people = subjects_of(store.scans)
-    seen = {*people[tested].tolist()}
-    for pair in same_series(store):
-        if seen & {*pair.subjects}:
-            seen |= {*pair.subjects}
+    seen = _with_other_names(people[tested].tolist(), store)
     return select_scans(store, np.flatnonzero(~np.isin(people, sorted(seen))))
+
+
+def _with_other_names(people: Iterable[str], store: Store) -> set[str]:
+    """Return people and all their other names: a name may be known by way of a third one."""
+    seen = {*people}
+    pairs = [{*pair.subjects} for pair in same_series(store)]
+    while found := {name for pair in pairs if pair & seen for name in pair - seen}:
+        seen |= found
+    return seen

@@ -30,6 +30,7 @@ from semantoks.data.readers import (
 )
 from semantoks.data.readers.unread_images import explain_unread
 from semantoks.data.recording import ScanFile
+from semantoks.data.store_layout import is_store
 from semantoks.errors import ConfigurationError, InputError, nearest
 
 __all__ = ["FormatName", "Found", "ReaderOptions", "find_scans"]
@@ -97,7 +98,7 @@ _FORMATS: Final = (
         "*.ptseries.nii or *.dtseries.nii files",
         bids.find_participants,
     ),
-    _Format("pcp", pcp.matches, pcp.find, "a folder of *_rois_<atlas>.1D files"),
+    _Format("pcp", pcp.matches, pcp.find, "*_rois_<atlas>.1D files"),
     _Format(
         "cpac",
         cpac.matches,
@@ -109,7 +110,7 @@ _FORMATS: Final = (
         "arrays",
         arrays.matches,
         _without_options(arrays.find),
-        "a folder of .npy, .npz, .csv, .tsv, .txt, .1D or .parquet files",
+        ".npy, .npz, .csv, .tsv, .txt, .1D or .parquet files",
         arrays.find_table,
     ),
 )
@@ -170,6 +171,11 @@ def find_scans(
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist; give the file or folder with the recordings.")
+    if is_store(source):
+        raise InputError(
+            f"{source} is a store, which `prepare` has written already; recordings were expected. "
+            "Give it as --data to the verbs that follow, or give the folder of the recordings."
+        )
     ignored = {Path(path).resolve() for path in ignore}
     options = options or ReaderOptions()
     chosen = _choose(source, format, options)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import zlib
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
@@ -27,16 +28,21 @@ from semantoks.data.labels import match_labels, refuse_unknown, tell
 from semantoks.data.readers.text_table import TextTable, read_text_table
 from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.scan_table import check_t_r
+from semantoks.data.store_layout import is_store
 from semantoks.errors import InputError
 
 _BINARY: Final = {".npy", ".npz"}
 _SUFFIXES: Final = {*_BINARY, ".csv", ".tsv", ".txt", ".1D", ".parquet"}
 _PROSE: Final = {"readme", "license", "licence", "changes", "changelog", "citation", "authors"}
 """Text files that lie in many folders, by what they are called."""
+_DAMAGED: Final = (
+    *(OSError, ValueError, EOFError, BadZipFile, zlib.error),
+    *(SyntaxError, TokenError),  # the header is Python, and is parsed as such
+)
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
 _TABLE: Final = re.compile(
     r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds_(?:timeseries|regressors))"
-    r"\.(?:csv|tsv)"
+    r"\.(?:csv|tsv|txt|parquet)"
 )
 """Tables that describe scans and are none."""
 
@@ -70,8 +76,8 @@ def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     Returns
     -------
     list of ScanFile
-        A scan a file; files in hidden folders and tables of participants, sessions and scans are
-        left out.
+        A scan a file; files in hidden folders, files of stores, and tables of participants,
+        sessions and scans are left out.
     """
     return [_describe(path, atlas) for path in _list_files(source)]
 
@@ -94,7 +100,7 @@ def find_table(source: Path) -> Path | None:
 
 def _list_files(source: Path) -> list[Path]:
     """Return the files that may be scans."""
-    return sorted(
+    found = sorted(
         path
         for path in ([source] if source.is_file() else source.rglob("*"))
         if path.suffix in _SUFFIXES
@@ -102,6 +108,9 @@ def _list_files(source: Path) -> list[Path]:
         and path.stem.lower() not in _PROSE
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
+    # The series of a store are those of all its scans, one below the other.
+    stores = {folder for folder in {path.parent for path in found} if is_store(folder)}
+    return [path for path in found if path.parent not in stores]
 
 
 def _describe(path: Path, atlas: Atlas) -> ScanFile:
@@ -163,8 +172,7 @@ def _load_npy(path: Path) -> NDArray[np.floating[Any]]:
                 values = _only_array(archive, path)
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError, BadZipFile) as error:
-        # Those of the language: the header of the file is Python, and is parsed as such.
+    except _DAMAGED as error:
         raise InputError(
             f"{path} cannot be read as a {path.suffix} file of numbers: {error}. It may be cut "
             "off; save this scan again with numpy.save."
@@ -185,7 +193,12 @@ def _only_array(archive: NpzFile, path: Path) -> NDArray[Any]:
             f"{path} is an archive of {len(archive.files)} arrays ({tell(archive.files)}), but a "
             "single array was expected. Save this scan again with numpy.save."
         )
-    array: NDArray[Any] = archive[archive.files[0]]
+    array: NDArray[Any] | bytes = archive[archive.files[0]]
+    if isinstance(array, bytes):
+        raise InputError(
+            f"{path} holds {archive.files[0]}, which is no array, but a single array was expected. "
+            "Save this scan again with numpy.save."
+        )
     return array
 
 

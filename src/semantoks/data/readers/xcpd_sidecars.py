@@ -140,10 +140,12 @@ def put_back(
     Raises
     ------
     InputError
-        If the number of volumes fits neither all rows of the table of outliers nor those kept.
+        If the number of volumes fits neither all rows of the table of outliers nor those kept, or
+        a table beside the file cannot be read.
     QualityError
         If too many volumes are outliers.
     """
+    _read_motion(name)  # not used here, but what cannot be read is complained of here
     censoring = _read_censoring(name)
     if censoring is None:
         return series
@@ -199,7 +201,8 @@ def _siblings(name: BidsName, suffix: str) -> list[BidsName]:
     """Return the files of a recording with another suffix, those without a desc first."""
     folder = name.path.parent
     # Entities that do not tell recordings apart may stand among those that do (hash-).
-    found = [parse_bids_name(path) for path in folder.glob(f"{name.subject}_*{suffix}")]
+    pattern = f"{name.subject}_*{suffix}" if name.subject else f"*{suffix}"
+    found = [parse_bids_name(path) for path in folder.glob(pattern)]
     same = [other for other in found if other.recording == name.recording]
     return sorted(same, key=lambda other: (bool(other.get("desc")), other.path.name))
 
