@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=5, help="times that each path is measured")
+    parser.add_argument("--repeats", type=int, default=3, help="times that each path is measured")
     parser.add_argument("--quick", action="store_true", help="a minute, only to see that it works")
     parser.add_argument("--compile", choices=get_args(step.Compiled), default="nothing")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
