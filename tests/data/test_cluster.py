@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,21 @@ def test_errors_of_jobs_come_back_in_order(cluster: Any) -> None:
     assert [next(done), next(done)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(done)
+
+
+def test_a_result_that_was_lost_with_its_worker_is_awaited_again(
+    monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    wait, calls = distributed.wait, []
+
+    def too_early(futures: list[Any], **options: Any) -> Any:
+        calls.append(len(futures))
+        # So it looks when a worker ends between its result and our look at it.
+        return SimpleNamespace(done=set(futures)) if len(calls) == 1 else wait(futures, **options)
+
+    monkeypatch.setattr(distributed, "wait", too_early)
+    assert list(work(time.sleep, [0.3, 0.3], scheduler=cluster.scheduler_address)) == [None] * 2
+    assert len(calls) > 1
 
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -130,7 +130,11 @@ class Cluster(Generic[Job, Result]):
             for future, result in zip(finished, results, strict=True):
                 done.append((self._running.pop(future.key)[1].number, result))
             for future in ended.difference(finished):
-                done += self._fail(*self._running.pop(future.key))
+                if future.status == "cancelled":
+                    raise self._interrupted()
+                # What is neither was with a worker that has ended just now: it is done again.
+                if future.status == "error":
+                    done += self._fail(*self._running.pop(future.key))
         return done
 
     def _hand_out(self) -> None:
