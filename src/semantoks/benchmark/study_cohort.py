@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,9 @@ class Cohort:
     def __init__(self, store: Store, plan: StudyPlan) -> None:
         self.store, self.plan = store, plan
         self._edges: dict[str, NDArray[np.float32]] = {}
-        self._features: dict[_Read, NDArray[np.float64]] = {}
-        self._windows: dict[_Read, WindowFeatures] = {}
-        self._tokens: tuple[_Read, WindowTokens] | None = None
+        self._features: dict[tuple[ModelPlan, str], NDArray[np.float64]] = {}
+        self._windows: dict[tuple[ModelPlan, str], WindowFeatures] = {}
+        self._tokens: tuple[ModelPlan, WindowTokens] | None = None
 
     @cached_property
     def temporal(self) -> NDArray[np.float32]:
@@ -85,7 +85,7 @@ class Cohort:
         ndarray of shape (scan, feature)
             Averaged over windows.
         """
-        key = _read(model, features)
+        key = (model, features)
         if key not in self._features:
             encoder = load_weights(model)
             made = embed(self.store, encoder, features=features, windows=model.windows)
@@ -107,7 +107,7 @@ class Cohort:
         WindowFeatures
             Of all scans of the store.
         """
-        key = _read(model, features)
+        key = (model, features)
         if key not in self._windows:
             self._windows[key] = window_features(
                 self.store, load_weights(model), features=features, windows=model.windows
@@ -127,27 +127,11 @@ class Cohort:
         WindowTokens
             Of all scans of the store.
         """
-        key = _read(model, "")
-        if self._tokens is None or self._tokens[0] != key:
+        if self._tokens is None or self._tokens[0] != model:
             self._tokens = None  # gigabytes: not two at once
             made = window_tokens(self.store, load_weights(model), windows=model.windows)
-            self._tokens = (key, made)
+            self._tokens = (model, made)
         return self._tokens[1]
-
-
-class _Read(NamedTuple):
-    """What is read of a model, and how."""
-
-    model: str
-    weights: str
-    seed: int
-    features: str
-    windows: int
-
-
-def _read(model: ModelPlan, features: str) -> _Read:
-    """Say what is read of a model."""
-    return _Read(model.model, model.weights, model.seed, features, model.windows)
 
 
 def load_weights(model: ModelPlan) -> SemantoksEncoder:
