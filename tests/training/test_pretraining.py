@@ -248,14 +248,34 @@ def test_gradient_that_overflows_in_fp16_is_left_out(
     assert all(torch.isfinite(value).all() for value in weights(run.folder).values())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."),
+        RuntimeError("MPS backend out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 GiB."),
+    ],
+    ids=["cuda", "mps", "cpu"],
+)
 def test_a_step_that_does_not_fit_says_what_to_try(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **kwargs: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+        raise error
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
     with pytest.raises(InputError, match=r"2 GiB\.\)\. .*optimization.batch_size"):
+        pretrain(store, tmp_path / "run", recipe(device="cpu", precision="float32"))
+
+
+def test_another_error_of_a_step_stays_what_it_is(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
         pretrain(store, tmp_path / "run", recipe(device="cpu", precision="float32"))
 
 

@@ -144,7 +144,10 @@ def _room(device: torch.device) -> Iterator[None]:
     """Say what to do where a step does not fit into the memory of the device."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # Only CUDA has a class of its own for it; a CPU and an Apple GPU say it in words.
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
         raise InputError(
             f"a step does not fit into the memory of {device} ({str(error).splitlines()[0]}). "
             "Share every batch among more GPUs (--devices), set a smaller optimization.batch_size, "
