@@ -4,7 +4,8 @@
     python benchmarks/abide_search.py abide.store search --test     # test what was chosen
 
 Ten random divisions of the people into training (60 %), validation (20 %) and test (20 %) parts,
-stratified by the target. Every variant is scored on the validation parts: ridge regression fitted
+stratified by the target: those that `semantoks evaluate` makes by default, written down with a hash
+(splits-TARGET.json). Every variant is scored on the validation parts: ridge regression fitted
 on the training parts, its penalty chosen inside them. `--test` fits on training and validation
 parts together, and scores on the test parts no more than
 
@@ -16,7 +17,8 @@ parts together, and scores on the test parts no more than
 
 Everything that was done stays in the folder, so that a run that was stopped goes on: models
 (runs/), features (features/), scores (scores.csv: a row a variant, target, part and division) and
-tables (table.csv and table.md: a row a variant, target and part). Pretraining sees all scans,
+tables (table.csv and table.md: a row a variant, target and part; table.md also has the recipes, as
+w8-long, beside the plain one, w8). Pretraining sees all scans,
 without labels.
 """
 
@@ -33,7 +35,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
-from sklearn.model_selection import train_test_split
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.data.store import Store
@@ -41,8 +42,11 @@ from semantoks.evaluation.description import feature_names
 from semantoks.evaluation.metrics import balanced_accuracy, r2
 from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.readout import encode_scans, scans_of
+from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.scan_statistics import correlation, log_of
+from semantoks.evaluation.split_table import write_splits
 from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import RandomSubjectSplits
 from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.training.config import configure, paper
@@ -101,6 +105,19 @@ MODELS: Final[dict[str, Mapping[str, Any]]] = {
     "w8-fewer-masked": courses(8, masks__low=0.3, masks__high=0.5, **WINDOW),
     "w8-always-masked": courses(8, masks__probability=1.0, **WINDOW),
     "w8-long": courses(8, optimization__epochs=60, **WINDOW),
+    "w8-long-patches": courses(8, model__patch=50, **WINDOW),
+    "w8-wide": courses(8, model__dim=256, **WINDOW),
+    "w8-deep": courses(8, model__depth=4, **WINDOW),
+    "w16-always-masked": courses(16, masks__probability=1.0, **WINDOW),
+    "w16-always-masked-long": courses(
+        16, masks__probability=1.0, optimization__epochs=60, **WINDOW
+    ),
+    "w16-together": courses(  # everything that helped alone
+        16, masks__probability=1.0, optimization__epochs=60, model__dim=256, **WINDOW
+    ),
+    "w8-again": courses(8, seed=1, **WINDOW),
+    "w8-always-masked-again": courses(8, seed=1, masks__probability=1.0, **WINDOW),
+    "w16-always-masked-strong": courses(16, masks__probability=1.0, **STRONG, **WINDOW),
     # untrained only
     "w4": courses(4, **WINDOW),
     "r4": courses(4, model__time_course_start="random", **WINDOW),
@@ -120,6 +137,7 @@ READ_OUTS: Final[dict[str, tuple[str, ...]]] = {
     "small": ("mean+cls", "networks"),
     "w8": (*TOKENS, *COURSES, *JOINED, *MORE),
     "w16": ("mean+cls", "networks", *COURSES, *JOINED),
+    "w16-together": ("mean+cls", "networks", *COURSES, *JOINED),
     "w32": ("mean+cls", "networks", *COURSES, *JOINED),
 }
 """What is read out of a model; "mean+cls" and time courses of the others."""
@@ -236,13 +254,14 @@ class Task(NamedTuple):
     rows: NDArray[np.intp]
     truth: NDArray[Any]
     subjects: NDArray[Any]
-    divisions: list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]
+    divisions: list[Split]
 
     def score(self, features: NDArray[np.float32], seed: int, part: str) -> float:
         """Score one division: fitted on training parts, or on those and validation parts."""
-        train, validation, test = self.divisions[seed]
-        learn = train if part == "validation" else np.concatenate([train, validation])
-        split = Split(part, seed, "0", learn, validation if part == "validation" else test)
+        own = self.divisions[seed]
+        both = np.sort(np.concatenate([own.train, own.validation]))
+        learn, asked = (own.train, own.validation) if part == "validation" else (both, own.test)
+        split = Split(part, seed, "0", learn, asked)
         (fold,) = cross_validated_predictions(
             features[self.rows], self.truth, [split], kind=self.kind, subjects=self.subjects
         )  # fmt: skip
@@ -250,28 +269,19 @@ class Task(NamedTuple):
         return float(metric(self.truth[split.test], fold.prediction, None))
 
 
-def make_task(scans: pd.DataFrame, target: str) -> Task:
-    """Divide the people of a target ten times."""
-    kind = TARGETS[target]
-    rows = np.flatnonzero(scans[target].notna() & (scans[target].astype(str) != ""))
-    values, subjects = scans[target].iloc[rows], scans["subject"].iloc[rows].to_numpy(str)
+def make_task(store: Store, target: str, left_out: list[str], folder: Path) -> Task:
+    """Divide the people of a target ten times, as a study does by default, and write it down."""
+    kind, scans = TARGETS[target], store.scans
+    known = scans[target].notna() & (scans[target].astype(str) != "")
+    rows = np.flatnonzero(known & ~scans["scan"].isin(left_out))
+    scans = scans.iloc[rows].reset_index(drop=True)
+    check_people(store, list(scans["scan"]))
+    truth = scans[target].to_numpy(np.float64 if kind == "regression" else str)
+    divisions = RandomSubjectSplits(repeats=len(SEEDS)).splits(scans, truth, kind=kind)
+    write_splits(divisions, scans, folder / f"splits-{target}.json")
     if kind == "classification":
-        truth = strata = np.unique(values.astype(str), return_inverse=True)[1]
-    else:
-        truth = values.to_numpy(np.float64)
-        strata = pd.qcut(truth, 5, labels=False, duplicates="drop")
-    people, first = np.unique(subjects, return_index=True)
-    divisions = []
-    for seed in SEEDS:
-        rest, test = train_test_split(
-            np.arange(len(people)), test_size=0.2, stratify=strata[first], random_state=seed
-        )
-        train, validation = train_test_split(
-            rest, test_size=0.25, stratify=strata[first][rest], random_state=seed
-        )
-        parts = (np.flatnonzero(np.isin(subjects, people[p])) for p in (train, validation, test))
-        divisions.append(tuple(parts))
-    return Task(target, kind, rows, truth, subjects, divisions)
+        truth = np.unique(truth, return_inverse=True)[1]
+    return Task(target, kind, rows, truth, scans["subject"].to_numpy(str), divisions)
 
 
 class Scores:
@@ -321,6 +331,7 @@ def tabulate(scores: Scores, everything: list[Variant]) -> pd.DataFrame:
         rivals = {"connectivity": "connectivity"}
         if variant is not None and variant.features and variant.trained:
             rivals["untrained"] = variant._replace(trained=False).name
+            rivals["plain"] = variant._replace(model=variant.model.split("-")[0]).name
         for rival, of in rivals.items():
             theirs = scores.of(of, target, part)
             if of != name and theirs.keys() >= mine.keys():
@@ -334,16 +345,17 @@ def tabulate(scores: Scores, everything: list[Variant]) -> pd.DataFrame:
     return table.round(4)
 
 
+def with_interval(row: Mapping[str, Any], key: str, sign: str) -> str:
+    """Write a score or a difference with its interval; * if that of a difference excludes zero."""
+    if pd.isna(row.get(key)):
+        return ""
+    low, high = (row[f"{key}_{edge}".replace("score_", "")] for edge in ("low", "high"))
+    mark = " *" if sign and (low > 0 or high < 0) else ""
+    return f"{row[key]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
+
+
 def as_markdown(table: pd.DataFrame, part: str) -> str:
     """Write one part of the table as Markdown, a section a target."""
-
-    def with_interval(row: Mapping[str, Any], key: str, sign: str) -> str:
-        if pd.isna(row.get(key)):
-            return ""
-        low, high = (row[f"{key}_{edge}".replace("score_", "")] for edge in ("low", "high"))
-        mark = " *" if sign and (low > 0 or high < 0) else ""
-        return f"{row[key]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{mark}"
-
     text = []
     for target in (t for t in TARGETS if t in set(table["target"])):
         own = table[(table["target"] == target) & (table["part"] == part)]
@@ -359,6 +371,24 @@ def as_markdown(table: pd.DataFrame, part: str) -> str:
             text.append("| " + " | ".join(cells) + " |")
         text.append("")
     return "\n".join(text)
+
+
+def recipes(table: pd.DataFrame) -> str:
+    """Write how recipes score beside the plain one of the same time courses, as Markdown."""
+    read = table[(table["part"] == "validation") & table["variant"].str.endswith(": mean+cls")]
+    rows = {(row["variant"], row["target"]): row for row in read.to_dict("records")}
+    models = [model for model in MODELS if any((f"{model}: mean+cls", t) in rows for t in TARGETS)]
+    plain = [model for model in models if any(m.startswith(f"{model}-") for m in models)]
+    text = ["| recipe |" + "".join(f" {target} | minus plain |" for target in TARGETS)]
+    text += ["|" + "---|" * (1 + 2 * len(TARGETS))]
+    for first in plain:
+        for model in [m for m in models if m.split("-")[0] == first]:
+            cells = [model]
+            for target in TARGETS:
+                row = rows.get((f"{model}: mean+cls", target), {})
+                cells += [with_interval(row, "score", ""), with_interval(row, "versus_plain", "+")]
+            text.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*text, ""])
 
 
 def validate(search: Search, scores: Scores, tasks: list[Task], tried: list[Variant]) -> None:
@@ -429,12 +459,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--features", nargs="+", help="only these read-outs")
+    parser.add_argument("--leave-out", nargs="+", default=[], help="scans that take no part")
     parser.add_argument("--untrained", action="store_true", help="only what needs no pretraining")
     parser.add_argument("--test", action="store_true", help="score what was chosen on test parts")
     given = parser.parse_args()
     store = Store.open(given.store)
     search, scores = Search(store, given.folder), Scores(given.folder / "scores.csv")
-    tasks = [make_task(store.scans, target) for target in given.targets]
+    tasks = [make_task(store, target, given.leave_out, given.folder) for target in given.targets]
     tried = list(variants(given.models))
     if given.untrained:
         tried = [variant for variant in tried if not variant.features or not variant.trained]
@@ -446,7 +477,8 @@ def main() -> None:
         validate(search, scores, tasks, tried)
     table = tabulate(scores, list(variants(list(MODELS))))
     table.to_csv(given.folder / "table.csv", index=False)
-    text = "\n".join(as_markdown(table, part) for part in ("test", "validation"))
+    parts = [as_markdown(table, part) for part in ("test", "validation")]
+    text = "\n".join([parts[0], recipes(table), parts[1]])
     (given.folder / "table.md").write_text(text, encoding="utf-8")
 
 

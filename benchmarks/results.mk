@@ -1,0 +1,130 @@
+# The sections of docs/results.md and docs/what-was-tried.md, a target each. In a folder of its own:
+#
+#     make -f PATH/benchmarks/results.mk abide
+#
+# It needs semantoks on the PATH. What is there already is not made again, and what was interrupted
+# goes on. Put in yourself: ABIDE_pcp, the folder that the Preprocessed Connectomes Project's files
+# are downloaded to (C-PAC, nofilt_noglobal, rois_cc200); abide1_subjects.csv, its phenotypes (see
+# docs/formats.md for the columns); stages_schaefer400_7n_order_tr2.h5 with sofas_change_scores.txt
+# and bprs_change_scores.txt of STAGES.
+
+HERE := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+PYTHON ?= python
+TABLE := $(PYTHON) $(HERE)scores_table.py
+SEARCH := $(PYTHON) $(HERE)abide_search.py abide.store search
+# One recording stands under two names, twice.
+TWICE := KKI_0050805 KKI_0050808 Yale_0050578 Yale_0050602
+ONCE := $(TWICE:%=--leave-out %)
+BOTH := --metric balanced_accuracy --metric r2
+SMALL := --set precision=bf16 --set model.dim=128 --set model.depth=2 \
+    --set model.projection_hidden_dim=512 --set optimization.batch_size=64 \
+    --set optimization.warmup_epochs=2 --set optimization.learning_rate=4e-3 \
+    --set optimization.teacher_momentum=0.95
+COURSES := --set model.time_courses=16 --set model.time_course_span=window \
+    --set model.time_course_start=principal
+REFERENCE := --recipe paper --set model.dim=192 --set model.depth=4
+
+# A run that was interrupted goes on with the recipe of its own.
+pretrain = semantoks pretrain --data $(1) --out $(2) $(if $(wildcard $(2)/config.yaml),--resume,$(3))
+study = cp $(HERE)plans/$(1).yaml . && semantoks evaluate $(1).yaml --out $(2)
+
+.PHONY: help abide probes finetuning transduction audit ablation identification symptoms search
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 18
+
+abide: | abide.store abide-run/model abide-time-courses/model  ## all targets, both ways of splitting
+	$(call study,abide,study)
+	$(TABLE) study $(BOTH)
+
+probes: | abide.store abide-run/model  ## the paper's linear probe, the attention probe
+	$(call study,abide-probes,study-probes)
+	$(TABLE) study-probes $(BOTH)
+
+finetuning: | abide.store abide-run/model  ## fine-tuning, from pretrained and from fresh weights
+	$(call study,abide-finetuning,study-finetuning)
+	$(TABLE) study-finetuning $(BOTH)
+	$(call study,abide-finetuning-site,study-finetuning-site)
+	$(TABLE) study-finetuning-site $(BOTH)
+	$(call study,abide-finetuning-untrained,study-finetuning-untrained)
+	$(TABLE) study-finetuning-untrained $(BOTH)
+	$(call study,abide-finetuning-paper,study-finetuning-paper)
+	$(TABLE) study-finetuning-paper $(BOTH)
+
+transduction: | split0.csv abide-run/model abide-run-training/model  ## with and without the test scans
+	$(call study,abide-transduction,study-transduction)
+	$(TABLE) study-transduction $(BOTH)
+
+ablation: | abide.store demo/store  ## ablation and scaling, on ABIDE and simulated
+	semantoks ablate --data abide.store --recipe tiny --set optimization.epochs=12 \
+	    --target diagnosis --target age --repeats 2 $(ONCE) --out ablation
+	semantoks scale --data abide.store --recipe tiny --set optimization.epochs=12 \
+	    --target diagnosis --target age --repeats 2 $(ONCE) --out scaling
+	semantoks ablate --data demo/store --recipe tiny --target diagnosis --repeats 2 \
+	    --out ablation-demo
+	semantoks scale --data demo/store --recipe tiny --set optimization.batch_size=8 \
+	    --target diagnosis --repeats 2 --out scaling-demo
+
+identification: | $(foreach kind,features untrained networks untrained-networks,stages-$(kind).parquet)
+identification:  ## STAGES: is it the same person?
+	semantoks reliability --data stages.store $(|:%=--embeddings %) --model stages-run \
+	    --features networks --out reliability
+
+symptoms: | $(foreach kind,features untrained networks untrained-networks,stages-$(kind).parquet)
+symptoms:  ## STAGES: change of symptoms
+	for target in sofas bprs session; do \
+	    semantoks probe --data stages.store $(|:%=--embeddings %) --target $$target \
+	        --out stages-$$target || exit 1; \
+	done
+
+search: | abide.store  ## what was tried: score on validation parts, then test what was chosen
+	$(SEARCH) --leave-out $(TWICE)
+	$(SEARCH) --leave-out $(TWICE) --test
+
+abide.store: | ABIDE_pcp abide1_subjects.csv
+	semantoks prepare ABIDE_pcp --atlas cc200 --table abide1_subjects.csv --out $@
+
+abide-run/model: | abide.store
+	$(call pretrain,abide.store,abide-run,$(REFERENCE) \
+	    --set optimization.epochs=60 --set optimization.batch_size=64)
+
+abide-time-courses/model: | abide.store
+	$(call pretrain,abide.store,abide-time-courses,--recipe paper $(SMALL) $(COURSES) \
+	    --set optimization.epochs=20)
+
+abide-run-training/model: | abide.store abide-run/model
+	test -e study/splits/diagnosis-random.json || { $(call study,abide,study); }
+	$(call pretrain,abide.store,abide-run-training,--recipe abide-run/config.yaml \
+	    --precision bf16 --split study/splits/diagnosis-random.json --repeat 0)
+
+# The first division of the study, as a list of its own.
+split0.csv: | abide-run-training/model
+	$(PYTHON) -c "import json; \
+	fold = json.load(open('study/splits/diagnosis-random.json'))['folds'][0]; \
+	print('scan,part', *(f'{scan},{part}' for part in ('train', 'validation', 'test') \
+	for scan in fold[part]), sep='\n')" > $@.new
+	mv $@.new $@
+
+demo/store:
+	semantoks demo demo
+
+stages: | stages_schaefer400_7n_order_tr2.h5 sofas_change_scores.txt bprs_change_scores.txt
+	$(PYTHON) $(HERE)../examples/export_stages.py stages_schaefer400_7n_order_tr2.h5 $@ \
+	    --outcome sofas=sofas_change_scores.txt --outcome bprs=bprs_change_scores.txt
+
+stages.store: | stages
+	semantoks prepare stages --atlas schaefer400 --table stages/scans.tsv --no-filter --out $@
+
+stages-run/model: | stages.store
+	$(call pretrain,stages.store,stages-run,$(REFERENCE) \
+	    --set optimization.epochs=300 --set optimization.batch_size=55)
+
+# abide or stages; pretrained, or with fresh weights; the reference read-out, or per network
+%-features.parquet: | %.store %-run/model
+	semantoks embed --data $*.store --model $*-run --out $@
+%-untrained.parquet: | %.store %-run/model
+	semantoks embed --data $*.store --model $*-run --untrained --out $@
+%-networks.parquet: | %.store %-run/model
+	semantoks embed --data $*.store --model $*-run --features networks --out $@
+%-untrained-networks.parquet: | %.store %-run/model
+	semantoks embed --data $*.store --model $*-run --features networks --untrained --out $@
