@@ -12,15 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import semantoks
-from semantoks.benchmark.study_cells import (
-    Say,
-    cells_of,
-    compute,
-    impossible,
-    read_cell,
-    read_permutations,
-)
+from semantoks.benchmark.study_cells import Say, compute, read_cell, read_permutations
 from semantoks.benchmark.study_cohort import Cohort
+from semantoks.benchmark.study_keys import cells_of, impossible
 from semantoks.benchmark.study_methods import Question
 from semantoks.benchmark.study_people import people_seen, unseen_scans, with_seen
 from semantoks.benchmark.study_plan import StudyPlan

@@ -2,145 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import joblib
 import numpy as np
 
-import semantoks
 from semantoks.benchmark.study_cohort import Cohort
-from semantoks.benchmark.study_methods import (
-    Method,
-    Question,
-    methods_of,
-    permute,
-    predict,
-)
+from semantoks.benchmark.study_keys import Cell
+from semantoks.benchmark.study_methods import Question, permute, predict
 from semantoks.benchmark.study_plan import StudyPlan
-from semantoks.benchmark.study_preparation import PREPARED, WITHOUT_FEATURES
+from semantoks.benchmark.study_preparation import PREPARED
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.probe import FoldPrediction
-from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.files import replacing
-from semantoks.model.checkpoint import load_model
 
 Say = Callable[[str], None]
-
-
-class Cell(NamedTuple):
-    """One target, one way of splitting, one method.
-
-    Parameters
-    ----------
-    target, split : str
-        Of which question.
-    method : Method
-        How it is answered.
-    key : str
-        Digest of all that the answer depends on; the name of its file.
-    """
-
-    target: str
-    split: str
-    method: Method
-    key: str
-
-
-def cells_of(
-    plan: StudyPlan, store: Store, questions: Mapping[tuple[str, str], Question]
-) -> Iterator[Cell]:
-    """Name every cell by a digest of all that it depends on.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    store : Store
-        The cohort.
-    questions : mapping of (str, str) to Question
-        By target and name of the splits.
-
-    Yields
-    ------
-    Cell
-        One a question and method, in the order of the questions.
-    """
-    weights = {name: _digest_of_weights(model.model) for name, model in plan.models.items()}
-    methods = methods_of(plan)
-    for (target, split), question in questions.items():
-        parts = [
-            [part.tolist() for part in (s.train, s.validation, s.test)] for s in question.splits
-        ]
-        for method in methods:
-            model = method.model
-            about = {
-                "store": store.fingerprint,
-                "rows": question.task.rows.tolist(),
-                "truth": [str(value) for value in question.task.truth],
-                "kind": question.task.kind,
-                "splits": parts,
-                "how": method.how,
-                "features": method.features,
-                "model": None
-                if model is None
-                else model.model_dump(exclude={"model", "probes", "features"}),
-                "weights": next((weights[n] for n, m in plan.models.items() if m is model), None),
-                "settings": _settings(plan, method.how),
-                "semantoks": semantoks.__version__,
-            }
-            if question.prepare is not None and method.how in PREPARED:
-                about["prepare"] = repr(question.prepare)
-            text = json.dumps(about, sort_keys=True, default=str)
-            yield Cell(target, split, method, hashlib.sha256(text.encode()).hexdigest()[:24])
-
-
-def _settings(plan: StudyPlan, how: str) -> Any:
-    """Return the settings that a way to predict depends on."""
-    if how in ("linear", "attention"):
-        return [plan.probe.model_dump(), plan.seed]
-    if how in ("finetune", "mlp"):
-        weighted = plan.probe.class_weight != "none"
-        # Named only where it decides something, so that cells without patience keep their key.
-        unset = {"patience"} if how == "mlp" or plan.finetuning.patience is None else set()
-        tuned = plan.finetuning.model_dump(exclude=unset)
-        return [tuned, plan.seed, *[plan.probe.class_weight] * weighted]
-    return list(plan.confounds) if how == "confounds" else None
-
-
-def _digest_of_weights(model: str) -> str:
-    """Return the arguments and a digest of the weights of a model."""
-    encoder = load_model(model).encoder
-    return f"{json.dumps(encoder.arguments, sort_keys=True, default=str)} {weights_digest(encoder)}"
-
-
-def impossible(cell: Cell, question: Question) -> str:
-    """Say why a cell cannot be computed.
-
-    Parameters
-    ----------
-    cell : Cell
-        The cell.
-    question : Question
-        Its question.
-
-    Returns
-    -------
-    str
-        The reason; empty if it can.
-    """
-    if question.prepare is not None and cell.method.how not in PREPARED | WITHOUT_FEATURES:
-        return f"features are prepared for {', '.join(sorted(PREPARED))} only"
-    if cell.method.how == "logistic" and question.task.kind == "regression":
-        return "logistic regression predicts classes"
-    needs = cell.method.how in ("linear", "attention", "finetune", "mlp")
-    if needs and not all(len(split.validation) for split in question.splits):
-        return "it needs validation parts; give the splits a share for validation"
-    return ""
 
 
 def compute(
@@ -311,4 +191,5 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _permuted(out: Path, cell: Cell, plan: StudyPlan) -> Path:
     """Return the file of the permutations of a cell."""
-    return out / "cells" / f"{cell.key}-{plan.permutations}-permutations-{plan.seed}.json"
+    divided = f"-{cell.divided}" if cell.divided else ""
+    return out / "cells" / f"{cell.key}-{plan.permutations}-permutations-{plan.seed}{divided}.json"
