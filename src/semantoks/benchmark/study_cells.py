@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from zipfile import BadZipFile
 
 import joblib
 import numpy as np
@@ -21,6 +23,10 @@ from semantoks.evaluation.probe import FoldPrediction
 from semantoks.files import replacing
 
 Say = Callable[[str], None]
+Failed = Mapping[Cell, str]
+"""Cells that could not be computed, and why."""
+_PARTS: Final = ("prediction", "score")
+"""What is kept of the test part of a split."""
 
 
 def compute(
@@ -30,8 +36,10 @@ def compute(
     out: Path,
     workers: int,
     say: Say,
-) -> None:
+) -> Failed:
     """Compute the cells that are not there, and write each as soon as it is.
+
+    A cell whose method refuses what it is given does not stop the others.
 
     Parameters
     ----------
@@ -47,15 +55,31 @@ def compute(
         Processes.
     say : callable
         Told what is done.
+
+    Returns
+    -------
+    mapping of Cell to str
+        What could not be computed, and why; nothing is kept of it.
+
+    Raises
+    ------
+    InputError
+        If the file of a cell that is there is damaged.
     """
     plan = cohort.plan
     missing = [cell for cell in cells if not _is_there(out, cell, plan)]
+    for cell in cells:  # what is damaged is better found now than after hours
+        if _path(out, cell).exists():
+            read_cell(out, cell, questions[cell.target, cell.split])
+        if cell not in missing:
+            read_permutations(out, cell, plan)
+    failed: dict[Cell, str] = {}
     say(f"{len(cells)} cells, {len(cells) - len(missing)} of them are there already")
     if workers == 1:
         for number, cell in enumerate(missing):
             say(f"[{number + 1}/{len(missing)}] {cell.target}, {cell.split}: {cell.method.name}")
-            _one(cell, questions[cell.target, cell.split], cohort, out)
-        return
+            failed[cell] = _one(cell, questions[cell.target, cell.split], cohort, out)
+        return {cell: reason for cell, reason in failed.items() if reason}
     done = 0
     jobs = (
         joblib.delayed(_group)(group, _asked(group, questions), cohort.store, plan, out)
@@ -63,8 +87,10 @@ def compute(
     )
     for finished in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs):
         done += len(finished)
+        failed |= finished
         for cell in finished:
             say(f"[{done}/{len(missing)}] {cell.target}, {cell.split}: {cell.method.name}")
+    return {cell: failed[cell] for cell in missing if failed[cell]}
 
 
 def _grouped(cells: list[Cell]) -> list[list[Cell]]:
@@ -89,27 +115,34 @@ def _group(
     store: Store,
     plan: StudyPlan,
     out: Path,
-) -> list[Cell]:
-    """Compute the cells of a method in a process of its own, by one thread."""
+) -> dict[Cell, str]:
+    """Compute the cells of a method in a process of its own, by one thread; say which failed."""
     import torch
 
     torch.set_num_threads(1)
     cohort = Cohort(store, plan)
-    for cell in cells:
-        _one(cell, questions[cell.target, cell.split], cohort, out)
-    return cells
+    return {cell: _one(cell, questions[cell.target, cell.split], cohort, out) for cell in cells}
 
 
-def _one(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
+def _one(cell: Cell, question: Question, cohort: Cohort, out: Path) -> str:
+    """Compute a cell; say why its method cannot, nothing if it can."""
+    try:
+        _write(cell, question, cohort, out)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _write(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
     """Compute what is missing of a cell and write it."""
     path = _path(out, cell)
     if not path.exists():
         folds = predict(cell.method, question, cohort)
         content: dict[str, Any] = {}
         for number, fold in enumerate(folds):
-            content[f"prediction{number}"] = fold.prediction
-            content[f"score{number}"] = fold.score
             content[f"test{number}"] = fold.split.test
+            for part in _PARTS:
+                content[f"{part}{number}"] = getattr(fold, part)
         with replacing(path) as beside, beside.open("wb") as stream:
             np.savez_compressed(stream, **content)
     if not _is_there(out, cell, cohort.plan):
@@ -139,19 +172,32 @@ def read_cell(out: Path, cell: Cell, question: Question) -> tuple[FoldPrediction
     Raises
     ------
     InputError
-        If it is of other splits.
+        If it is damaged, or of other splits.
     """
     path = _path(out, cell)
-    with np.load(path) as content:
-        n = sum(name.startswith("test") for name in content.files)
-        folds = []
-        for number, split in enumerate(question.splits[:n]):
-            if not np.array_equal(content[f"test{number}"], split.test):
-                raise InputError(f"{path} does not fit the splits; remove it and run again.")
-            folds.append(
-                FoldPrediction(split, content[f"prediction{number}"], content[f"score{number}"])
-            )
+    try:
+        with path.open("rb") as stream, np.load(stream) as opened:
+            content = {name: opened[name] for name in opened.files}
+        n = sum(name.startswith("test") for name in content)
+        found = [[content[f"{part}{k}"] for part in ("test", *_PARTS)] for k in range(n)]
+    except (BadZipFile, EOFError, KeyError, TypeError, ValueError, zlib.error) as error:
+        raise _damaged(path, cell) from error
+    if not found:
+        raise _damaged(path, cell)
+    folds = []
+    for split, (test, prediction, score) in zip(question.splits, found, strict=False):
+        if not np.array_equal(test, split.test):
+            raise InputError(f"{path} does not fit the splits; remove it and run again.")
+        folds.append(FoldPrediction(split, prediction, score))
     return tuple(folds)
+
+
+def _damaged(path: Path, cell: Cell) -> InputError:
+    """Say that a file of a cell cannot be read."""
+    return InputError(
+        f"{path}, which holds {cell.method.name} of {cell.target}, {cell.split}, is damaged and "
+        "cannot be read. Remove this file and run again: it is computed anew, and nothing else is."
+    )
 
 
 def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
@@ -169,11 +215,20 @@ def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
     Returns
     -------
     float
-        p; NaN for methods whose labels are not permuted.
+        p; NaN for methods whose labels are not permuted, and where none are.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
     """
-    if cell.method.how not in PREPARED:
+    if not plan.permutations or cell.method.how not in PREPARED:
         return float("nan")
-    return float(json.loads(_permuted(out, cell, plan).read_text(encoding="utf-8"))["p"])
+    path = _permuted(out, cell, plan)
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["p"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, cell) from error
 
 
 def _is_there(out: Path, cell: Cell, plan: StudyPlan) -> bool:
