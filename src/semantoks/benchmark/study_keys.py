@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import semantoks
 from semantoks.benchmark.study_methods import Method, Question, methods_of
-from semantoks.benchmark.study_plan import StudyPlan
+from semantoks.benchmark.study_plan import ModelPlan, StudyPlan
 from semantoks.benchmark.study_preparation import (
     PREPARED,
     WITHOUT_FEATURES,
@@ -17,6 +17,8 @@ from semantoks.benchmark.study_preparation import (
     values_of,
 )
 from semantoks.data.store import Store
+from semantoks.errors import ConfigurationError
+from semantoks.evaluation.description import feature_names
 from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.evaluation.site_splitters import SiteStratifiedFolds
 from semantoks.model.checkpoint import load_model
@@ -63,8 +65,13 @@ def cells_of(
     ------
     Cell
         One a question and method, in the order of the questions.
+
+    Raises
+    ------
+    ConfigurationError
+        If a model has not the features that are to be read out of it.
     """
-    weights = {name: _digest_of_weights(model.model) for name, model in plan.models.items()}
+    weights = {name: _digest_of_weights(name, model) for name, model in plan.models.items()}
     methods = methods_of(plan)
     for (target, split), question in questions.items():
         parts = [
@@ -124,9 +131,14 @@ def _settings(plan: StudyPlan, how: str) -> Any:
     return list(plan.confounds) if how == "confounds" else None
 
 
-def _digest_of_weights(model: str) -> str:
-    """Return the arguments and a digest of the weights of a model."""
-    encoder = load_model(model).encoder
+def _digest_of_weights(name: str, model: ModelPlan) -> str:
+    """Return the arguments and a digest of the weights of a model; refuse features it has not."""
+    encoder = load_model(model.model).encoder
+    for features in model.features:
+        try:
+            feature_names(encoder, features)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"model {name!r} ({model.model}): {error}") from error
     return f"{json.dumps(encoder.arguments, sort_keys=True, default=str)} {weights_digest(encoder)}"
 
 
