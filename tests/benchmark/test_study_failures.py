@@ -12,6 +12,7 @@ import yaml
 
 from semantoks.benchmark.display import scores_tables
 from semantoks.benchmark.study import run_study
+from semantoks.benchmark.study_methods import predict
 from semantoks.benchmark.study_plan import StudyPlan, read_plan
 from semantoks.cli import run
 from semantoks.data.store import Store
@@ -93,16 +94,12 @@ def test_a_failure_cannot_be_overlooked(
 
 def fails(monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
     """Let methods refuse what they are given."""
-    from semantoks.benchmark import study_cells
-
-    predict = study_cells.predict
-
     def refusing(method: Any, question: Any, cohort: Any) -> Any:
         if method.name in methods:
             raise InputError(f"{method.name} cannot do this.")
         return predict(method, question, cohort)
 
-    monkeypatch.setattr(study_cells, "predict", refusing)
+    monkeypatch.setattr("semantoks.benchmark.study_cells.predict", refusing)
 
 
 def test_a_study_of_which_nothing_is_left_is_refused(

@@ -80,6 +80,7 @@ def test_what_is_wrong_is_said_when_the_plan_is_read(
     with pytest.raises(ConfigurationError, match=re.escape(said)) as refused:
         read(tmp_path, **changes)
     assert "Value error" not in str(refused.value)
+    assert "at least 1 item" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,10 @@ def _resolved(plan: StudyPlan, folder: Path) -> StudyPlan:
 def _explain(error: ValidationError, path: Path) -> str:
     """Say what is wrong with a plan, in one paragraph."""
     said = []
+    around = {problem["loc"][:k] for problem in error.errors() for k in range(len(problem["loc"]))}
     for problem in error.errors():
+        if problem["type"] == "too_short" and problem["loc"] in around:
+            continue  # it is short only because what was in it is refused
         place = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             known = _known_keys(problem["loc"])
