@@ -94,6 +94,7 @@ def test_a_failure_cannot_be_overlooked(
 
 def fails(monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
     """Let methods refuse what they are given."""
+
     def refusing(method: Any, question: Any, cohort: Any) -> Any:
         if method.name in methods:
             raise InputError(f"{method.name} cannot do this.")
