@@ -15,8 +15,8 @@ from semantoks.benchmark import study_methods
 from semantoks.benchmark.baselines.connectivity import connectivity_features
 from semantoks.benchmark.draws import draw_weights
 from semantoks.benchmark.study import Study, run_study
-from semantoks.benchmark.study_cells import _settings, cells_of
 from semantoks.benchmark.study_cohort import Cohort
+from semantoks.benchmark.study_keys import _settings, cells_of
 from semantoks.benchmark.study_methods import Method, Question, methods_of
 from semantoks.benchmark.study_plan import (
     FineTuningPlan,

@@ -70,10 +70,9 @@ def scores_tables(scores: pd.DataFrame) -> list[Table]:
     for (target, split), part in scores.groupby(["target", "split"], sort=False):
         metric = METRICS[part["kind"].iloc[0]][0]
         rows = part[part["metric"] == metric]
-        first = rows.iloc[0]
         shown = Table(
             title=escape(f"{target}, split by {split}: {metric.replace('_', ' ')}"),
-            caption=f"{first['n_scans']} scans of {first['n_subjects']} subjects.",
+            caption=_tested(rows),
         )
         shown.add_column("", overflow="fold")
         for heading in ("value", "minus connectivity", "p (Holm)"):
@@ -91,6 +90,16 @@ def scores_tables(scores: pd.DataFrame) -> list[Table]:
             )
         tables.append(shown)
     return tables
+
+
+def _tested(rows: pd.DataFrame) -> str:
+    """Say how many scans have the target, how many of them were tested, and how many have none."""
+    n_scans, n_tested, n_missing = (
+        int(rows[name].max()) for name in ("n_scans", "n_tested", "n_missing")
+    )
+    tested = "all" if n_tested == n_scans else str(n_tested)
+    missing = f"; {n_missing} more lack the target" if n_missing else ""
+    return f"{n_scans} scans of {rows['n_subjects'].max()} subjects, {tested} tested{missing}."
 
 
 def _caption(settings: Mapping[str, Any]) -> str:

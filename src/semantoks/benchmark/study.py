@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 import semantoks
-from semantoks.benchmark.study_cells import (
-    Say,
-    cells_of,
-    compute,
-    impossible,
-    read_cell,
-    read_permutations,
-)
+from semantoks.benchmark.study_cells import Say, compute, read_cell, read_permutations
 from semantoks.benchmark.study_cohort import Cohort
+from semantoks.benchmark.study_keys import Cell, cells_of, impossible
 from semantoks.benchmark.study_methods import Question
 from semantoks.benchmark.study_people import people_seen, unseen_scans, with_seen
 from semantoks.benchmark.study_plan import StudyPlan
@@ -28,12 +24,16 @@ from semantoks.benchmark.study_preparation import cannot_prepare, preparation_of
 from semantoks.benchmark.study_scores import corrected, fold_table, summary_table
 from semantoks.benchmark.tasks import kept_scans, read_task
 from semantoks.data.store import Store
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.confounds import check_columns
+from semantoks.evaluation.metrics import CONNECTIVITY
 from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.split_table import write_splits
 from semantoks.evaluation.splits import subjects_of
 from semantoks.files import replacing
 
+_IN_FILES: Final = " !#$&'()+,;=@[]^{}`"
+"""Signs that the names of files may have everywhere; the others of a column are written as %2F."""
 Questions = dict[tuple[str, str], Question]
 """By target and name of the splits."""
 
@@ -55,13 +55,16 @@ class Study:
     folds : DataFrame
         One tidy row a fold: method, target, split, repeat, fold, metric, value, n.
     skipped : tuple of str
-        What was not done, and why.
+        What was not done, and why: what is not possible, and what failed.
+    failed : tuple of str
+        Of these, what was tried and could not be computed. It is tried again next time.
     """
 
     folder: Path
     scores: pd.DataFrame
     folds: pd.DataFrame
     skipped: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
 
 def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda _: None) -> Study:
@@ -86,56 +89,48 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda
     Raises
     ------
     InputError
-        If something cannot be read, a target cannot be used, a split leaks, or people shall be
-        left out whom a model has seen and it does not say who they are.
+        If something cannot be read, a target cannot be used, a split leaks, people shall be left
+        out whom a model has seen and it does not say who they are, or nothing could be computed
+        that has connectivity beside it.
     ConfigurationError
         If an option is impossible.
     """
     store = Store.open(plan.store)
+    check_columns(store.scans, plan.confounds)
     kept = kept_scans(store, plan.leave_out)
     check_people(store, list(store.scans["scan"][kept].astype(str)))
     seen = people_seen(plan, store)
     kept &= unseen_scans(plan, seen, store)
     for folder in (out / "cells", out / "splits"):
         folder.mkdir(parents=True, exist_ok=True)
-    questions, skipped = _ask(plan, store, out, kept)
+    questions, skipped = _ask(plan, store, kept)
     cells = list(cells_of(plan, store, questions))
+    hashes = _write_splits(questions, out, say)
     reasons = {cell: impossible(cell, questions[cell.target, cell.split]) for cell in cells}
-    skipped += [
-        f"{cell.target}, {cell.split}, {cell.method.name}: {reason}"
-        for cell, reason in reasons.items()
-        if reason
-    ]
+    skipped += [_because(cell, reason) for cell, reason in reasons.items() if reason]
     cells = [cell for cell in cells if not reasons[cell]]
-    compute(cells, questions, Cohort(store, plan), out, workers, say)
-    scores, folds = [], []
-    for (target, split), question in questions.items():
-        own = [cell for cell in cells if (cell.target, cell.split) == (target, split)]
-        answers = {cell.method.name: read_cell(out, cell, question) for cell in own}
-        table = summary_table(answers, question, split, draws=plan.draws, seed=plan.seed)
-        if plan.permutations:
-            p = {cell.method.name: read_permutations(out, cell, plan) for cell in own}
-            table = _with_permutations(table, p)
-        scores.append(table)
-        folds.append(fold_table(answers, question, split))
-    study = Study(
-        out,
-        with_seen(
-            corrected(pd.concat(scores, ignore_index=True)),
-            seen,
-            np.unique(subjects_of(store.scans)[kept]),
-        ),
-        pd.concat(folds, ignore_index=True),
-        tuple(skipped),
+    refused = compute(cells, questions, Cohort(store, plan), out, workers, say)
+    failed = [_because(cell, f"failed. {reason}") for cell, reason in refused.items()]
+    cells = [cell for cell in cells if cell not in refused]
+    beside = {(cell.target, cell.split) for cell in cells if cell.method.name == CONNECTIVITY}
+    if not beside:
+        raise InputError(f"nothing can be scored beside connectivity: {' '.join(failed)}")
+    failed += [
+        f"{target}, {split}: failed. Nothing is scored where there is no connectivity beside it"
+        for target, split in questions
+        if (target, split) not in beside
+    ]
+    scores, folds = _score(
+        {key: questions[key] for key in questions if key in beside}, cells, out, plan
     )
-    _write(study, plan)
+    people = np.unique(subjects_of(store.scans)[kept])
+    study = Study(out, with_seen(scores, seen, people), folds, (*skipped, *failed), tuple(failed))
+    _write(study, plan, hashes)
     return study
 
 
-def _ask(
-    plan: StudyPlan, store: Store, out: Path, kept: NDArray[np.bool_]
-) -> tuple[Questions, list[str]]:
-    """Make tasks and splits, and write the splits down with their hashes."""
+def _ask(plan: StudyPlan, store: Store, kept: NDArray[np.bool_]) -> tuple[Questions, list[str]]:
+    """Make tasks and splits; say what cannot be asked."""
     questions: Questions = {}
     skipped: list[str] = []
     for target in plan.targets:
@@ -155,13 +150,53 @@ def _ask(
             if reason:
                 skipped.append(f"{where}: prepare: {plan.prepare} is not possible. {reason}")
                 continue
-            path = out / "splits" / f"{target.column}-{split.label}.json"
-            path.unlink(missing_ok=True)
-            write_splits(made, scans, path)
             questions[target.column, split.label] = Question(task, scans, made, splitter, prepare)
     if not questions:
         raise InputError(f"nothing is left to do: {'; '.join(skipped)}.")
     return questions, skipped
+
+
+def _because(cell: Cell, reason: str) -> str:
+    """Say why a cell is not there."""
+    return f"{cell.target}, {cell.split}, {cell.method.name}: {reason}"
+
+
+def _write_splits(questions: Questions, out: Path, say: Say) -> dict[str, str]:
+    """Write the splits down, and return the hash of each file; say which are of other plans."""
+    hashes: dict[str, str] = {}
+    for (target, split), question in questions.items():
+        # A column may be called anything, also what is no name of a file.
+        path = out / "splits" / f"{quote(target, safe=_IN_FILES)}-{split}.json"
+        if path.name in hashes:
+            raise ConfigurationError(
+                f"two questions would write their splits to {path}: the last is {target!r}, "
+                f"{split!r}. Give these splits another name."
+            )
+        hashes[path.name] = write_splits(question.splits, question.scans, path)
+    others = sorted({path.name for path in (out / "splits").glob("*.json")} - {*hashes})
+    if others:
+        say(
+            f"{len(others)} file(s) in {out / 'splits'} are of an earlier plan and not of this "
+            f"one: {', '.join(others)}. plan.json lists those that are."
+        )
+    return hashes
+
+
+def _score(
+    questions: Questions, cells: Sequence[Cell], out: Path, plan: StudyPlan
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score what was predicted: a row a method, and a row a fold."""
+    scores, folds = [], []
+    for (target, split), question in questions.items():
+        own = [cell for cell in cells if (cell.target, cell.split) == (target, split)]
+        answers = {cell.method.name: read_cell(out, cell, question) for cell in own}
+        table = summary_table(answers, question, split, draws=plan.draws, seed=plan.seed)
+        if plan.permutations:
+            p = {cell.method.name: read_permutations(out, cell, plan) for cell in own}
+            table = _with_permutations(table, p)
+        scores.append(table)
+        folds.append(fold_table(answers, question, split))
+    return corrected(pd.concat(scores, ignore_index=True)), pd.concat(folds, ignore_index=True)
 
 
 def _with_permutations(table: pd.DataFrame, p: dict[str, float]) -> pd.DataFrame:
@@ -170,7 +205,7 @@ def _with_permutations(table: pd.DataFrame, p: dict[str, float]) -> pd.DataFrame
     return table.assign(p_permutation=table["method"].map(p).where(first))
 
 
-def _write(study: Study, plan: StudyPlan) -> None:
+def _write(study: Study, plan: StudyPlan, splits: Mapping[str, str]) -> None:
     """Write the tables and the plan."""
     for name, table in {"scores.csv": study.scores, "folds.csv": study.folds}.items():
         with replacing(study.folder / name) as beside:
@@ -178,6 +213,8 @@ def _write(study: Study, plan: StudyPlan) -> None:
     about: dict[str, Any] = {
         "plan": plan.model_dump(mode="json"),
         "skipped": list(study.skipped),
+        "failed": list(study.failed),
+        "splits": dict(splits),
         "semantoks": semantoks.__version__,
     }
     with replacing(study.folder / "plan.json") as beside:

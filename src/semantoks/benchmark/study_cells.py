@@ -2,145 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
+from zipfile import BadZipFile
 
 import joblib
 import numpy as np
 
-import semantoks
 from semantoks.benchmark.study_cohort import Cohort
-from semantoks.benchmark.study_methods import (
-    Method,
-    Question,
-    methods_of,
-    permute,
-    predict,
-)
+from semantoks.benchmark.study_keys import Cell
+from semantoks.benchmark.study_methods import Question, permute, predict
 from semantoks.benchmark.study_plan import StudyPlan
-from semantoks.benchmark.study_preparation import PREPARED, WITHOUT_FEATURES
+from semantoks.benchmark.study_preparation import PREPARED
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.probe import FoldPrediction
-from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.files import replacing
-from semantoks.model.checkpoint import load_model
 
 Say = Callable[[str], None]
-
-
-class Cell(NamedTuple):
-    """One target, one way of splitting, one method.
-
-    Parameters
-    ----------
-    target, split : str
-        Of which question.
-    method : Method
-        How it is answered.
-    key : str
-        Digest of all that the answer depends on; the name of its file.
-    """
-
-    target: str
-    split: str
-    method: Method
-    key: str
-
-
-def cells_of(
-    plan: StudyPlan, store: Store, questions: Mapping[tuple[str, str], Question]
-) -> Iterator[Cell]:
-    """Name every cell by a digest of all that it depends on.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    store : Store
-        The cohort.
-    questions : mapping of (str, str) to Question
-        By target and name of the splits.
-
-    Yields
-    ------
-    Cell
-        One a question and method, in the order of the questions.
-    """
-    weights = {name: _digest_of_weights(model.model) for name, model in plan.models.items()}
-    methods = methods_of(plan)
-    for (target, split), question in questions.items():
-        parts = [
-            [part.tolist() for part in (s.train, s.validation, s.test)] for s in question.splits
-        ]
-        for method in methods:
-            model = method.model
-            about = {
-                "store": store.fingerprint,
-                "rows": question.task.rows.tolist(),
-                "truth": [str(value) for value in question.task.truth],
-                "kind": question.task.kind,
-                "splits": parts,
-                "how": method.how,
-                "features": method.features,
-                "model": None
-                if model is None
-                else model.model_dump(exclude={"model", "probes", "features"}),
-                "weights": next((weights[n] for n, m in plan.models.items() if m is model), None),
-                "settings": _settings(plan, method.how),
-                "semantoks": semantoks.__version__,
-            }
-            if question.prepare is not None and method.how in PREPARED:
-                about["prepare"] = repr(question.prepare)
-            text = json.dumps(about, sort_keys=True, default=str)
-            yield Cell(target, split, method, hashlib.sha256(text.encode()).hexdigest()[:24])
-
-
-def _settings(plan: StudyPlan, how: str) -> Any:
-    """Return the settings that a way to predict depends on."""
-    if how in ("linear", "attention"):
-        return [plan.probe.model_dump(), plan.seed]
-    if how in ("finetune", "mlp"):
-        weighted = plan.probe.class_weight != "none"
-        # Named only where it decides something, so that cells without patience keep their key.
-        unset = {"patience"} if how == "mlp" or plan.finetuning.patience is None else set()
-        tuned = plan.finetuning.model_dump(exclude=unset)
-        return [tuned, plan.seed, *[plan.probe.class_weight] * weighted]
-    return list(plan.confounds) if how == "confounds" else None
-
-
-def _digest_of_weights(model: str) -> str:
-    """Return the arguments and a digest of the weights of a model."""
-    encoder = load_model(model).encoder
-    return f"{json.dumps(encoder.arguments, sort_keys=True, default=str)} {weights_digest(encoder)}"
-
-
-def impossible(cell: Cell, question: Question) -> str:
-    """Say why a cell cannot be computed.
-
-    Parameters
-    ----------
-    cell : Cell
-        The cell.
-    question : Question
-        Its question.
-
-    Returns
-    -------
-    str
-        The reason; empty if it can.
-    """
-    if question.prepare is not None and cell.method.how not in PREPARED | WITHOUT_FEATURES:
-        return f"features are prepared for {', '.join(sorted(PREPARED))} only"
-    if cell.method.how == "logistic" and question.task.kind == "regression":
-        return "logistic regression predicts classes"
-    needs = cell.method.how in ("linear", "attention", "finetune", "mlp")
-    if needs and not all(len(split.validation) for split in question.splits):
-        return "it needs validation parts; give the splits a share for validation"
-    return ""
+Failed = Mapping[Cell, str]
+"""Cells that could not be computed, and why."""
+_PARTS: Final = ("prediction", "score")
+"""What is kept of the test part of a split."""
 
 
 def compute(
@@ -150,8 +36,10 @@ def compute(
     out: Path,
     workers: int,
     say: Say,
-) -> None:
+) -> Failed:
     """Compute the cells that are not there, and write each as soon as it is.
+
+    A cell whose method refuses what it is given does not stop the others.
 
     Parameters
     ----------
@@ -167,15 +55,31 @@ def compute(
         Processes.
     say : callable
         Told what is done.
+
+    Returns
+    -------
+    mapping of Cell to str
+        What could not be computed, and why; nothing is kept of it.
+
+    Raises
+    ------
+    InputError
+        If the file of a cell that is there is damaged.
     """
     plan = cohort.plan
     missing = [cell for cell in cells if not _is_there(out, cell, plan)]
+    for cell in cells:  # what is damaged is better found now than after hours
+        if _path(out, cell).exists():
+            read_cell(out, cell, questions[cell.target, cell.split])
+        if cell not in missing:
+            read_permutations(out, cell, plan)
+    failed: dict[Cell, str] = {}
     say(f"{len(cells)} cells, {len(cells) - len(missing)} of them are there already")
     if workers == 1:
         for number, cell in enumerate(missing):
             say(f"[{number + 1}/{len(missing)}] {cell.target}, {cell.split}: {cell.method.name}")
-            _one(cell, questions[cell.target, cell.split], cohort, out)
-        return
+            failed[cell] = _one(cell, questions[cell.target, cell.split], cohort, out)
+        return {cell: reason for cell, reason in failed.items() if reason}
     done = 0
     jobs = (
         joblib.delayed(_group)(group, _asked(group, questions), cohort.store, plan, out)
@@ -183,8 +87,10 @@ def compute(
     )
     for finished in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs):
         done += len(finished)
+        failed |= finished
         for cell in finished:
             say(f"[{done}/{len(missing)}] {cell.target}, {cell.split}: {cell.method.name}")
+    return {cell: failed[cell] for cell in missing if failed[cell]}
 
 
 def _grouped(cells: list[Cell]) -> list[list[Cell]]:
@@ -209,27 +115,34 @@ def _group(
     store: Store,
     plan: StudyPlan,
     out: Path,
-) -> list[Cell]:
-    """Compute the cells of a method in a process of its own, by one thread."""
+) -> dict[Cell, str]:
+    """Compute the cells of a method in a process of its own, by one thread; say which failed."""
     import torch
 
     torch.set_num_threads(1)
     cohort = Cohort(store, plan)
-    for cell in cells:
-        _one(cell, questions[cell.target, cell.split], cohort, out)
-    return cells
+    return {cell: _one(cell, questions[cell.target, cell.split], cohort, out) for cell in cells}
 
 
-def _one(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
+def _one(cell: Cell, question: Question, cohort: Cohort, out: Path) -> str:
+    """Compute a cell; say why its method cannot, nothing if it can."""
+    try:
+        _write(cell, question, cohort, out)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _write(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
     """Compute what is missing of a cell and write it."""
     path = _path(out, cell)
     if not path.exists():
         folds = predict(cell.method, question, cohort)
         content: dict[str, Any] = {}
         for number, fold in enumerate(folds):
-            content[f"prediction{number}"] = fold.prediction
-            content[f"score{number}"] = fold.score
             content[f"test{number}"] = fold.split.test
+            for part in _PARTS:
+                content[f"{part}{number}"] = getattr(fold, part)
         with replacing(path) as beside, beside.open("wb") as stream:
             np.savez_compressed(stream, **content)
     if not _is_there(out, cell, cohort.plan):
@@ -259,19 +172,32 @@ def read_cell(out: Path, cell: Cell, question: Question) -> tuple[FoldPrediction
     Raises
     ------
     InputError
-        If it is of other splits.
+        If it is damaged, or of other splits.
     """
     path = _path(out, cell)
-    with np.load(path) as content:
-        n = sum(name.startswith("test") for name in content.files)
-        folds = []
-        for number, split in enumerate(question.splits[:n]):
-            if not np.array_equal(content[f"test{number}"], split.test):
-                raise InputError(f"{path} does not fit the splits; remove it and run again.")
-            folds.append(
-                FoldPrediction(split, content[f"prediction{number}"], content[f"score{number}"])
-            )
+    try:
+        with path.open("rb") as stream, np.load(stream) as opened:
+            content = {name: opened[name] for name in opened.files}
+        n = sum(name.startswith("test") for name in content)
+        found = [[content[f"{part}{k}"] for part in ("test", *_PARTS)] for k in range(n)]
+    except (BadZipFile, EOFError, KeyError, TypeError, ValueError, zlib.error) as error:
+        raise _damaged(path, cell) from error
+    if not found:
+        raise _damaged(path, cell)
+    folds = []
+    for split, (test, prediction, score) in zip(question.splits, found, strict=False):
+        if not np.array_equal(test, split.test):
+            raise InputError(f"{path} does not fit the splits; remove it and run again.")
+        folds.append(FoldPrediction(split, prediction, score))
     return tuple(folds)
+
+
+def _damaged(path: Path, cell: Cell) -> InputError:
+    """Say that a file of a cell cannot be read."""
+    return InputError(
+        f"{path}, which holds {cell.method.name} of {cell.target}, {cell.split}, is damaged and "
+        "cannot be read. Remove this file and run again: it is computed anew, and nothing else is."
+    )
 
 
 def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
@@ -289,11 +215,20 @@ def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
     Returns
     -------
     float
-        p; NaN for methods whose labels are not permuted.
+        p; NaN for methods whose labels are not permuted, and where none are.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
     """
-    if cell.method.how not in PREPARED:
+    if not plan.permutations or cell.method.how not in PREPARED:
         return float("nan")
-    return float(json.loads(_permuted(out, cell, plan).read_text(encoding="utf-8"))["p"])
+    path = _permuted(out, cell, plan)
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["p"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, cell) from error
 
 
 def _is_there(out: Path, cell: Cell, plan: StudyPlan) -> bool:
@@ -311,4 +246,5 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _permuted(out: Path, cell: Cell, plan: StudyPlan) -> Path:
     """Return the file of the permutations of a cell."""
-    return out / "cells" / f"{cell.key}-{plan.permutations}-permutations-{plan.seed}.json"
+    divided = f"-{cell.divided}" if cell.divided else ""
+    return out / "cells" / f"{cell.key}-{plan.permutations}-permutations-{plan.seed}{divided}.json"

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from semantoks.errors import ConfigurationError, nearest
+from semantoks.evaluation.description import WINDOW_PARTS, feature_parts
 from semantoks.evaluation.predefined_splits import PredefinedSplits
 from semantoks.evaluation.probe_settings import EPOCHS, RATES
 from semantoks.evaluation.site_splitters import LeaveOneSiteOut, SiteStratifiedFolds
@@ -32,6 +44,21 @@ def _column_alone(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
+SplitKind = Literal["random", "folds", "site", "site-stratified", "predefined"]
+_READ_BY: Final[Mapping[str, tuple[SplitKind, ...]]] = {
+    "repeats": ("random", "folds", "site-stratified"),
+    "folds": ("folds", "site-stratified"),
+    "validation": ("random", "folds", "site", "site-stratified"),
+    "test": ("random",),
+    "site_column": ("site", "site-stratified"),
+    "path": ("predefined",),
+    "absent": ("predefined",),
+}
+"""Kinds of splits that read a key; all others are read by every kind."""
+_WHOLE: Final = frozenset({"attention", "finetune"})
+"""Probes that read tokens or the whole encoder, and so no features."""
+
+
 class TargetPlan(_Section):
     """A column to predict."""
 
@@ -44,7 +71,7 @@ class TargetPlan(_Section):
 class SplitPlan(_Section):
     """How people are divided. Every part keeps the scans of a person together."""
 
-    kind: Literal["random", "folds", "site", "site-stratified", "predefined"] = Field(
+    kind: SplitKind = Field(
         "random", description="random parts, folds, one site left out, or lists"
     )
     name: str = Field("", description="in tables; by default the kind")
@@ -58,6 +85,28 @@ class SplitPlan(_Section):
     absent: Literal["refuse", "drop"] = Field(
         "refuse", description="names in predefined lists whose scans or targets are not there"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_file(cls, name: str) -> str:
+        """Refuse names that files cannot have: splits are written down under theirs."""
+        if name and not re.fullmatch(r"\w[\w .+-]*", name):
+            raise ValueError(
+                f"{name!r} is no name for splits, which are written to a file of that name. Begin "
+                "with a letter or a digit, and go on with these, spaces, and the signs . + - _."
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> Self:
+        """Refuse keys that this kind does not read."""
+        for key in sorted(self.model_fields_set & _READ_BY.keys()):
+            if self.kind not in _READ_BY[key]:
+                raise ValueError(
+                    f"nothing reads {key} in splits of kind {self.kind}; it belongs to "
+                    f"{_listed(_READ_BY[key])}. Take it out, or take another kind."
+                )
+        return self
 
     @property
     def label(self) -> str:
@@ -120,6 +169,39 @@ class ModelPlan(_Section):
     windows: int = Field(8, ge=1, description="windows a scan")
     seed: int = Field(0, ge=0, description="of fresh weights")
 
+    @field_validator("features")
+    @classmethod
+    def _there_are_such(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse read-outs that there are not."""
+        for one in features:
+            feature_parts(one)
+        return features
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> Self:
+        """Refuse keys that nothing reads, and read-outs that a probe cannot read."""
+        given = self.model_fields_set
+        if "features" in given and _WHOLE.issuperset(self.probes):
+            raise ValueError(
+                f"nothing reads features where the probes are {_listed(self.probes)}: these read "
+                "tokens or the whole encoder. Take it out, or add a probe such as ridge."
+            )
+        if "seed" in given and self.weights == "trained":
+            raise ValueError(
+                "nothing reads seed where weights are trained; it belongs to weights: fresh. Take "
+                "it out; the seed of divisions and probes is that of the plan."
+            )
+        if "linear" in self.probes:
+            for one in self.features:
+                whole = [part for part in feature_parts(one) if part not in WINDOW_PARTS]
+                if whole:
+                    raise ValueError(
+                        f"the probe linear learns from single windows, but {whole[0]} describes "
+                        f"whole scans; it reads {_listed(WINDOW_PARTS)}. Name a second model with "
+                        "these features for it."
+                    )
+        return self
+
 
 class ProbePlan(_Section):
     """How the linear probe learns; attention takes the weights of the classes from here."""
@@ -168,6 +250,24 @@ class StudyPlan(_Section):
     seed: int = Field(0, ge=0, description="of divisions, probes and draws")
     draws: int = Field(1000, ge=10, description="for the intervals")
 
+    @model_validator(mode="after")
+    def _everything_has_a_name(self) -> Self:
+        """Refuse two targets, or two ways to split, of one name."""
+        columns = [target.column for target in self.targets]
+        twice = _first_twice(columns)
+        if twice is not None:
+            raise ValueError(
+                f"the target {twice!r} is named twice. Name it once; to predict it both by "
+                "classification and by regression, write a second plan with a folder of its own."
+            )
+        twice = _first_twice([split.label for split in self.splits])
+        if twice is not None:
+            raise ValueError(
+                f"two splits have the same name, {twice!r}; give each its own, as in "
+                "{kind: random, name: again}."
+            )
+        return self
+
 
 def read_plan(path: str | Path) -> StudyPlan:
     """Read the plan of a study from YAML; paths in it are relative to its folder.
@@ -185,8 +285,8 @@ def read_plan(path: str | Path) -> StudyPlan:
     Raises
     ------
     ConfigurationError
-        If the file is missing, is no YAML, has unknown keys (the nearest is named) or impossible
-        values.
+        If the file is missing, is no YAML, has unknown keys (the nearest is named), keys that
+        nothing reads, or impossible values.
     """
     path = Path(path)
     try:
@@ -202,9 +302,6 @@ def read_plan(path: str | Path) -> StudyPlan:
         plan = StudyPlan.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, path)) from error
-    labels = [split.label for split in plan.splits]
-    if len({*labels}) < len(labels):
-        raise ConfigurationError(f"{path}: two splits have the same name; give each its own.")
     return _resolved(plan, path.resolve().parent)
 
 
@@ -228,14 +325,34 @@ def _resolved(plan: StudyPlan, folder: Path) -> StudyPlan:
 def _explain(error: ValidationError, path: Path) -> str:
     """Say what is wrong with a plan, in one paragraph."""
     said = []
+    around = {problem["loc"][:k] for problem in error.errors() for k in range(len(problem["loc"]))}
     for problem in error.errors():
+        if problem["type"] == "too_short" and problem["loc"] in around:
+            continue  # it is short only because what was in it is refused
         place = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             known = _known_keys(problem["loc"])
             said.append(f"unknown key {place}.{nearest(str(problem['loc'][-1]), known)}")
         else:
-            said.append(f"{place}: {problem['msg']}")
+            said.append(": ".join([place] * bool(place) + [_reason(problem)]))
     return f"the plan {path} cannot be used: {' '.join(said)}"
+
+
+def _reason(problem: ErrorDetails) -> str:
+    """Say what is wrong with a value; what we say ourselves is said as it is."""
+    own = problem.get("ctx", {}).get("error")
+    return str(own) if isinstance(own, ValueError) else problem["msg"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Write names as a person does."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _first_twice(names: Sequence[str]) -> str | None:
+    """Return the first name that comes twice."""
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from semantoks.benchmark.study_plan import StudyPlan
 from semantoks.benchmark.tasks import Task
 from semantoks.errors import InputError
 from semantoks.evaluation.confound_columns import confound_columns, find_confounds
+from semantoks.evaluation.confounds import as_text, is_number
 from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
 from semantoks.evaluation.linear import learning_from_both
 from semantoks.evaluation.preparation import Preparation
@@ -90,3 +91,59 @@ def cannot_prepare(
         except InputError as error:
             return f"{split}: {error}"
     return ""
+
+
+def columns_read(
+    how: str, plan: StudyPlan, scans: pd.DataFrame, prepare: Preparation | None
+) -> tuple[str, ...]:
+    """Name the columns of the table of scans that a way to predict reads beside the target.
+
+    Parameters
+    ----------
+    how : str
+        A baseline, or a probe.
+    plan : StudyPlan
+        The plan.
+    scans : DataFrame
+        The table of the scans of the question.
+    prepare : Preparation or None
+        What is done to features.
+
+    Returns
+    -------
+    tuple of str
+        Columns that are there; none for a way that reads the target and the signal alone.
+    """
+    read: Sequence[str] = ()
+    if how == "confounds":
+        read = plan.confounds or tuple(find_confounds(scans).values())
+    elif how in PREPARED and isinstance(prepare, ConfoundRegression):
+        read = prepare.columns
+    elif how in PREPARED and isinstance(prepare, ComBat):
+        read = (prepare.site_column, *prepare.preserved)
+    return tuple(column for column in read if column in scans.columns)
+
+
+def values_of(scans: pd.DataFrame, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Write the values of columns down, for a digest.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        A table of scans.
+    columns : sequence of str
+        Columns of it.
+
+    Returns
+    -------
+    dict of str to list of str
+        By column, a text a scan: numbers to the last digit, nan or empty where one is missing.
+    """
+    values = {}
+    for column in columns:
+        if is_number(scans[column]):
+            numbers = scans[column].to_numpy(dtype=np.float64, na_value=np.nan)
+            values[column] = [repr(number) for number in numbers.tolist()]
+        else:
+            values[column] = as_text(scans[column]).tolist()
+    return values

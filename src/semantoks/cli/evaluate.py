@@ -10,6 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
+from semantoks.errors import InputError
 from semantoks.terminal import Output
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def evaluate(
 ) -> None:
     """Compare models, baselines, targets, splits and probes, as a plan says.
 
-    Every cell is kept: stopped, or with more in the plan, it goes on when called again.
+    Every cell is kept: stopped, or with more in the plan, it goes on when called again. Where a
+    method cannot do with the cohort, all others are scored, and the exit code is 1.
 
     Example: semantoks evaluate study.yaml --out study --workers 2
 
@@ -47,21 +49,35 @@ def evaluate(
     from semantoks.interpretation.study_page import write_study_page
 
     study = run_study(read_plan(plan), out, workers=workers, say=output.say)
-    for text in study.skipped:
-        output.say(f"skipped {text}")
     for table in scores_tables(study.scores):
         output.say(table)
+    for text in study.skipped:
+        output.say(f"skipped {text}")
     page = write_study_page(
         study.scores,
         out / "report.html",
         title="semantoks study",
         words=[
-            *(f"Skipped: {text}." for text in study.skipped),
+            *(f"Skipped: {text.rstrip('.')}." for text in study.skipped),
             *_seen(study.scores.groupby("method")["n_seen"].max()),
         ],
     )
     output.say(f"Scores are in {out / 'scores.csv'}, folds in {out / 'folds.csv'}, page {page}.")
-    output.result({"out": str(out), "scores": study.scores.to_dict(orient="records")})
+    output.result(
+        {
+            "out": str(out),
+            "scores": study.scores.to_dict(orient="records"),
+            "skipped": list(study.skipped),
+            "failed": list(study.failed),
+        }
+    )
+    if study.failed:
+        raise InputError(
+            f"{len(study.failed)} part(s) of the study failed and are not among its scores: "
+            f"{' '.join(text.rstrip('.') + '.' for text in study.failed)} All others are in "
+            f"{out / 'scores.csv'}. Change the plan or the cohort and run again: what is there is "
+            "not computed again."
+        )
 
 
 def _seen(counts: pd.Series[float]) -> list[str]:

@@ -254,6 +254,8 @@ _OF_TOKENS: Final[dict[str, Callable[[Encoding], Tensor]]] = {
     "networks": lambda encoding: encoding.tokens.mean(2).flatten(1),
 }
 
+WINDOW_PARTS: Final = tuple(_OF_TOKENS)
+"""Kinds of read-out that a window alone has."""
 PARTS: Final[dict[str, Part]] = {
     "mean": Part(lambda e: _numbered(("mean",), e), lambda _, x: _OF_TOKENS["mean"](x.encoding)),
     "cls": Part(lambda e: _numbered(("cls",), e), lambda _, x: _OF_TOKENS["cls"](x.encoding)),
