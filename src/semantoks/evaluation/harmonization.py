@@ -40,7 +40,8 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     >>> features = 3 * scans[["motion"]].to_numpy() + 7
     >>> ConfoundRegression(["motion"]).fit_transform(features, scans=scans).round(3).ravel()
     array([7.75, 7.75, 7.75, 7.75])
-    >>> scans, features = pd.DataFrame({"batch": [1, 1, 2, 2, 3, 3]}), np.array([[0, 2, 7, 9, 4, 6]])
+    >>> scans = pd.DataFrame({"batch": [1, 1, 2, 2, 3, 3]})
+    >>> features = np.array([[0, 2, 7, 9, 4, 6]])
     >>> regression = ConfoundRegression(["batch"], categorical=["batch"])
     >>> regression.fit_transform(features.T, scans=scans).round(3).ravel() + 0.0
     array([3.667, 5.667, 3.667, 5.667, 3.667, 5.667])
