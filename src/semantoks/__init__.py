@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from semantoks.data.store import Store
     from semantoks.data.store_writer import StoreWriter
     from semantoks.errors import ConfigurationError, InputError
+    from semantoks.evaluation.attention_probe import AttentionProbe
+    from semantoks.evaluation.closed_form import ClosedFormProbe
     from semantoks.evaluation.embedding import embed
     from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
     from semantoks.evaluation.features import SemantoksFeatures
     from semantoks.evaluation.finetuning import FineTuning
     from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
     from semantoks.evaluation.linear_probe import LinearProbe
+    from semantoks.evaluation.neighbours import NeighbourProbe
     from semantoks.evaluation.reliability import identify
     from semantoks.evaluation.split_table import read_splits, write_splits
     from semantoks.evaluation.splits import (
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
         SubjectFolds,
         check_splits,
     )
-    from semantoks.evaluation.window_features import window_features
+    from semantoks.evaluation.window_features import window_features, window_tokens
     from semantoks.interpretation.report import write_report
     from semantoks.model.checkpoint import load_encoder, save_encoder
     from semantoks.model.encoder import Encoding, SemantoksEncoder
@@ -79,12 +82,15 @@ _HOME: Final = {
     "semantoks.data.store": ("Store",),
     "semantoks.data.store_writer": ("StoreWriter",),
     "semantoks.errors": ("ConfigurationError", "InputError"),
+    "semantoks.evaluation.attention_probe": ("AttentionProbe",),
+    "semantoks.evaluation.closed_form": ("ClosedFormProbe",),
     "semantoks.evaluation.embedding": ("embed",),
     "semantoks.evaluation.embedding_file": ("Embeddings", "read_embeddings", "write_embeddings"),
     "semantoks.evaluation.features": ("SemantoksFeatures",),
     "semantoks.evaluation.finetuning": ("FineTuning",),
     "semantoks.evaluation.harmonization": ("ComBat", "ConfoundRegression"),
     "semantoks.evaluation.linear_probe": ("LinearProbe",),
+    "semantoks.evaluation.neighbours": ("NeighbourProbe",),
     "semantoks.evaluation.reliability": ("identify",),
     "semantoks.evaluation.split_table": ("read_splits", "write_splits"),
     "semantoks.evaluation.splits": (
@@ -95,7 +101,7 @@ _HOME: Final = {
         "SubjectFolds",
         "check_splits",
     ),
-    "semantoks.evaluation.window_features": ("window_features",),
+    "semantoks.evaluation.window_features": ("window_features", "window_tokens"),
     "semantoks.interpretation.report": ("write_report",),
     "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),

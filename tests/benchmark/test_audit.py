@@ -157,7 +157,9 @@ def test_people_who_were_seen_are_named(sited, found):
     assert list(seen["subject"]) == [f"{i:03d}" for i in range(0, 120, 4)]
     assert set(found.scans.query("model == 'old'")["seen"]) == {"unknown"}
     assert found.settings["contamination"]["model"]["n_seen"] == 30
-    assert "trained on the people of 30 of 120 scans" in found.warnings[1]
+    said = "on people of the same identifiers as those of 30 of 120 scans"
+    assert said in found.warnings[1]
+    assert "Identifiers alone are compared" in found.warnings[1]
     assert "not known whom model old was trained on" in found.warnings[2]
     same = audit(
         sited,
@@ -166,6 +168,7 @@ def test_people_who_were_seen_are_named(sited, found):
         provenances={"m": {"store": {"fingerprint": sited.fingerprint}}},
         **QUICK,
     )
+    assert "trained on the people of 120 of 120 scans" in "".join(same.warnings)
     assert same.settings["contamination"]["m"] == {
         "known": "all scans",
         "n_seen": 120,
@@ -204,7 +207,7 @@ def test_command_writes_and_prints(sited, honest, tmp_path, capsys):
     command += ["--model", str(tmp_path / "model"), "--target", "diagnosis"]
     assert run(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Warning: Model model was trained on the people of 1 of 120 scans" in printed
+    assert "was trained on people of the same identifiers as those of 1 of 120 scans" in printed
     table = pd.read_csv(tmp_path / "out" / "audit.csv")
     assert {"honest", "connectivity", "site alone", "confounds alone"} == set(table["method"])
     scans = pd.read_csv(tmp_path / "out" / "scans.csv", dtype=str)
@@ -213,6 +216,41 @@ def test_command_writes_and_prints(sited, honest, tmp_path, capsys):
     assert content["site_and_target"]["measure"] == "Cramér's V"
     assert content["warnings"]
     assert run(command) == 1
+
+
+def test_scans_that_are_left_out_take_no_part(sited, honest, tmp_path, capsys):
+    write_embeddings(honest, tmp_path / "honest.parquet")
+    command = ["audit", "--data", str(sited.path), "--folds", "3", "--draws", "50"]
+    command += ["--embeddings", str(tmp_path / "honest.parquet"), "--leave-out", "005"]
+    assert run([*command, "--leave-out", "0x7", "--out", str(tmp_path / "out")]) == 1
+    assert "'0x7' is to be left out" in " ".join(capsys.readouterr().err.split())
+    assert run([*command, "--out", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert (content["n_scans"], content["leave_out"], content["n_draws"]) == (118, ["005"], 50)
+    assert content["same_recordings"] == []
+    seen = audit(
+        sited,
+        {},
+        target="coin",
+        provenances={"m": {"store": {"fingerprint": sited.fingerprint}}},
+        leave_out=["005", "007"],
+        **QUICK,
+    )
+    assert seen.settings["contamination"]["m"]["n_scans"] == 118
+    assert not {*seen.scans["scan"]} & {"005", "007"}
+
+
+def test_every_score_has_an_interval_that_is_printed(found):
+    defined = found.table[found.table["value"].notna()]
+    assert defined[["low", "high"]].notna().all(axis=None)
+    inside = defined["value"].between(defined["low"], defined["high"])
+    assert inside.mean() > 0.95  # a percentile interval of few draws may miss
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(audit_table(found))
+    for preparation in ("none", "regression", "combat"):
+        row = score(found, "honest", "diagnosis", preparation)
+        shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        assert shown in stream.getvalue()
 
 
 def test_terminal_table_fits_80_columns(found):

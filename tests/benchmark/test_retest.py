@@ -99,6 +99,23 @@ def test_a_store_without_retest_says_so_and_has_halves(store, found, monkeypatch
         measure_reliability(store, {}, sessions=("1", "2"))
 
 
+def test_halves_that_hold_no_window_are_refused_before_anything_is_computed(
+    store, person, encoder, monkeypatch
+):
+    def too_late(*_):
+        raise AssertionError("computed before it was checked")
+
+    monkeypatch.setattr("semantoks.benchmark.retest.connectivity_features", too_late)
+    with pytest.raises(InputError, match="were asked for"):
+        measure_reliability(store, {}, sessions=("1", "2"))
+    message = r"half of 80 scan.*window of 60 samples, .*with 80 in all.*--window 40.* 120 samples"
+    with pytest.raises(InputError, match=message):
+        measure_reliability(store, {"person": person}, models={"m": encoder}, window=60)
+    wide = SemantoksEncoder(store.atlas, dim=64, depth=0, window=100, patch=50)
+    with pytest.raises(InputError, match=r"Leave them out: prepare a store of scans with .* 200"):
+        measure_reliability(store, {}, models={"m": wide})
+
+
 def test_the_name_of_the_baseline_is_refused(store, person):
     with pytest.raises(ConfigurationError, match="'connectivity' is the baseline"):
         measure_reliability(store, {"connectivity": person})

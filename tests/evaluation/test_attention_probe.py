@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.attention_probe import (
     ATTENTION,
-    _loss,
-    _Probes,
-    _scan_outputs,
+    AttentionProbe,
     attention_probe_predictions,
 )
+from semantoks.evaluation.attention_training import _loss, _Probes, scan_outputs
 from semantoks.evaluation.splits import Split
 from semantoks.evaluation.window_features import WindowTokens
 
@@ -98,7 +99,7 @@ def test_what_is_frozen_reads_as_the_probe_did():
 
 def test_outputs_of_a_scan_are_the_mean_over_its_windows():
     tokens = tokens_of(1.0 * CLASSES)
-    found = _scan_outputs(lambda batch: batch.flatten(1)[None, :, :5], tokens, np.array([7, 2]))
+    found = scan_outputs(lambda batch: batch.flatten(1)[None, :, :5], tokens, np.array([7, 2]))
     expected = [tokens.tokens[tokens.scan == scan].mean(axis=0).ravel()[:5] for scan in (7, 2)]
     np.testing.assert_allclose(found[0], expected, atol=2e-2)  # stored in half precision
 
@@ -131,3 +132,33 @@ def test_what_cannot_be_probed_is_refused():
         attention_probe_predictions(
             tokens, CLASSES, [bare], kind="classification", subjects=SUBJECTS
         )
+
+
+def test_estimator_is_what_the_splits_give_and_clones():
+    tokens, named = tokens_of(3.0 * (2 * CLASSES - 1)), np.array(["m", "w"])[CLASSES]
+    settings = QUICK._replace(epochs=4)
+    probe = clone(AttentionProbe(queries=2, rates=QUICK.rates, epochs=4))
+    assert probe.get_params()["queries"] == 2
+    parts = [(tokens.take(rows), named[rows]) for rows in (SPLIT.train, SPLIT.validation)]
+    assert probe.fit(*parts[0], validation=parts[1]) is probe
+    fold = probed(tokens, CLASSES, settings=settings, queries=2)
+    test = tokens.take(SPLIT.test)
+    np.testing.assert_allclose(probe.decision_function(test), fold.score, atol=1e-5)
+    assert probe.predict(test).tolist() == np.array(["m", "w"])[fold.prediction].tolist()
+    assert {"learning_rate": probe.rate_, "epoch": probe.epoch_} == fold.chosen
+    with pytest.raises(InputError, match="the probe has learned 8"):
+        probe.predict(WindowTokens(test.tokens[..., :5], test.scan))
+    with pytest.raises(ConfigurationError, match="patience 0"):
+        AttentionProbe(patience=0).fit(*parts[0], validation=parts[1])
+
+
+def test_estimator_of_a_value_is_what_the_splits_give():
+    age = np.random.default_rng(0).uniform(20, 80, N)
+    tokens, settings = tokens_of((age - 50) / 6), QUICK._replace(epochs=3)
+    probe = AttentionProbe("regression", rates=QUICK.rates, epochs=3)
+    parts = [(tokens.take(rows), age[rows]) for rows in (SPLIT.train, SPLIT.validation)]
+    with pytest.raises(NotFittedError):
+        probe.predict(parts[0][0])
+    found = probe.fit(*parts[0], validation=parts[1]).predict(tokens.take(SPLIT.test))
+    fold = probed(tokens, age, "regression", settings)
+    np.testing.assert_allclose(found, fold.prediction, rtol=1e-5)

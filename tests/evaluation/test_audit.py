@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from semantoks.data.selection import select_subjects
 from semantoks.errors import InputError
 from semantoks.evaluation.audit import auditable, contamination, site_association, unseen
 from semantoks.model.provenance import hash_subjects
@@ -62,7 +63,7 @@ def test_seen_people_are_found_by_their_hashes():
     provenance = {"subjects": hash_subjects(["a", "z"], salt="s"), "store": {"fingerprint": "f1"}}
     found = contamination(provenance, scans, "f2")
     assert found.seen.tolist() == [True, False, True, False]
-    assert found.knowledge == "by subject"
+    assert found.knowledge == "by identifier"
     assert unseen(provenance, scans, "f2").tolist() == [False, True, False, True]
 
 
@@ -73,6 +74,30 @@ def test_the_store_of_the_training_was_seen_even_without_hashes():
     assert found.knowledge == "all scans"
     with pytest.raises(InputError, match="trained on this very store"):
         unseen({"store": {"fingerprint": "f1"}}, scans, "f1")
+
+
+def test_a_part_of_the_store_is_told_from_people_of_the_same_names(store):
+    people = ["00", "02"]
+    part = select_subjects(store, people)
+    provenance = {
+        "subjects": hash_subjects(people, salt=part.fingerprint),
+        "store": {"fingerprint": part.fingerprint},
+    }
+    found = contamination(provenance, store.scans, store.fingerprint)
+    assert found.knowledge == "part of the store"
+    elsewhere = contamination(provenance, store.scans, "another cohort")
+    assert elsewhere.knowledge == "by identifier"
+    assert found.seen.tolist() == elsewhere.seen.tolist() == [True, True, False, False, True]
+
+
+def test_people_of_the_same_names_are_not_said_to_be_the_same():
+    scans = pd.DataFrame({"subject": ["sub-1", "sub-2"]})
+    provenance = {
+        "subjects": hash_subjects(["sub-1", "sub-2"], salt="s"),
+        "store": {"fingerprint": "other"},
+    }
+    with pytest.raises(InputError, match=r"of the same identifiers.*do not exclude what this"):
+        unseen(provenance, scans, "f")
 
 
 def test_what_is_not_known_is_not_guessed():

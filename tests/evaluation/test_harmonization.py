@@ -8,7 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
 from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.splits import Split, leave_one_site_out
@@ -216,3 +216,45 @@ def test_harmonisation_that_would_leak_is_refused(cohort):
         cross_validated_predictions(
             features, truth, splits, prepare=ComBat(), **{**how, "scans": scans.iloc[1:]}
         )
+
+
+@pytest.mark.parametrize("name", ["site", "SITE_ID", "scan_site", "scanner_id", "Centre"])
+def test_numbers_of_sites_are_names_not_amounts(name):
+    random = np.random.default_rng(0)
+    code = np.repeat([1, 2, 3, 4], 20)
+    features = np.array([0.0, 5.0, -3.0, 1.0])[code - 1, None] + 0.1 * random.normal(size=(80, 3))
+    found = ConfoundRegression([name]).fit_transform(features, scans=pd.DataFrame({name: code}))
+    texts = pd.DataFrame({"site": [f"site {c}" for c in code]})
+    np.testing.assert_allclose(
+        found, ConfoundRegression(["site"]).fit_transform(features, scans=texts)
+    )
+    means = np.stack([found[code == c].mean(axis=0) for c in (1, 2, 3, 4)])
+    np.testing.assert_allclose(means, means[[0]].repeat(4, axis=0))
+
+
+def test_other_columns_are_categories_if_it_is_said():
+    code = np.repeat([1, 2, 3], 10)
+    features = np.array([0.0, 9.0, 1.0])[code - 1, None] + np.arange(30)[:, None] % 10
+    scans = pd.DataFrame({"batch": code})
+    linear = ConfoundRegression(["batch"]).fit_transform(features, scans=scans)
+    assert linear[code == 2].mean() - linear[code == 1].mean() > 5
+    regression = ConfoundRegression(["batch"], categorical=["batch"])
+    found = clone(regression).fit_transform(features, scans=scans)
+    np.testing.assert_allclose(found[code == 2], found[code == 1])
+    with pytest.raises(ConfigurationError, match=r"'bach', which is none .* mean 'batch'"):
+        ConfoundRegression(["batch"], categorical=["bach"]).fit(features, scans=scans)
+    with pytest.raises(ConfigurationError, match="a list of columns"):
+        ConfoundRegression(["batch"], categorical="batch").fit(features, scans=scans)
+
+
+@pytest.mark.parametrize("prepare", [ComBat(), ConfoundRegression(["site"])])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(features, scans, prepare, value):
+    broken = features.copy()
+    broken[[3, 8], 4] = value
+    message = r"not finite in 2 of 18 scans.*1 of 5 column.*column 4 \(2 scan.*from row 3\)"
+    with pytest.raises(InputError, match=message):
+        clone(prepare).fit(broken, scans=scans)
+    fitted = clone(prepare).fit(features, scans=scans)
+    with pytest.raises(InputError, match=message):
+        fitted.transform(broken, scans=scans)

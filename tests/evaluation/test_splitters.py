@@ -138,6 +138,37 @@ def test_site_with_fewer_people_than_folds_is_refused_by_name():
         SiteStratifiedFolds().splits(scans, truth)
 
 
+def test_sites_of_few_people_of_each_class_are_mixed_alike():
+    site = np.array([f"site{i:02d}" for i in range(12)]).repeat(8)
+    scans = pd.DataFrame({"subject": np.arange(96).astype(str), "site": site}).loc[
+        np.arange(96).repeat(2)  # two sessions each: eight scans of a class, but four people
+    ]
+    scans = scans.reset_index(drop=True)
+    truth = (np.arange(96) % 2).repeat(2)
+    made = SiteStratifiedFolds(n_folds=5, repeats=2).splits(scans, truth)
+    assert len(made) == 10
+    for split in made:
+        tested = scans.iloc[split.test].drop_duplicates("subject")
+        assert tested["site"].value_counts().between(1, 2).all()
+        assert tested["site"].nunique() == 12
+        assert abs(truth[split.test].mean() - 0.5) < 0.1
+    again = SiteStratifiedFolds(n_folds=5, repeats=2).splits(scans, truth)
+    assert all((a.test == b.test).all() for a, b in zip(made, again, strict=True))
+    assert {*made[0].test} != {*made[5].test}
+
+
+def test_sites_smaller_than_the_folds_count_as_one():
+    site = np.array(["Oslo"] * 20 + ["Bonn"] * 20 + ["Rome"] * 3 + ["Lima"] * 4)
+    scans = pd.DataFrame({"subject": np.arange(47).astype(str), "site": site})
+    for split in SiteStratifiedFolds(n_folds=5, repeats=3).splits(scans, np.arange(47) % 2):
+        counts = scans["site"].iloc[split.test].value_counts()
+        assert counts["Oslo"] == counts["Bonn"] == 4
+        assert counts.reindex(["Rome", "Lima"]).sum() in (1, 2)
+    six = pd.DataFrame({"subject": list("abcdef"), "site": ["Oslo", "Rome"] * 3})
+    made = SiteStratifiedFolds(n_folds=2, repeats=1).splits(six, [0, 0, 0, 1, 1, 1])
+    assert [len(split.test) for split in made] == [3, 3]
+
+
 @pytest.mark.parametrize(
     ("splitter", "message"),
     [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import semantoks
 from semantoks.benchmark.audit_findings import findings
@@ -22,6 +24,7 @@ from semantoks.benchmark.audit_scores import (
     read_quantity,
     read_target,
 )
+from semantoks.benchmark.tasks import kept_scans
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.audit import auditable, contamination
@@ -41,8 +44,8 @@ class Audit:
     ----------
     table : DataFrame
         One row a method, quantity, split, preparation and metric: method, quantity, kind, split,
-        preparation ("none", "regression", "combat"), metric, value, low, high, chance, n_scans,
-        n_subjects, n_classes.
+        preparation ("none", "regression", "combat"), metric, value, low, high (95 % interval),
+        chance, n_scans, n_subjects, n_classes.
     scans : DataFrame
         One row a model and scan: model, scan, subject, seen (true, false, unknown).
     warnings : tuple of str
@@ -69,6 +72,7 @@ def audit(
     repeats: int = 1,
     seed: int = 0,
     n_draws: int = 1000,
+    leave_out: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Audit:
     """Read site, motion, repetition time and length from features, before and after harmonisation.
@@ -93,7 +97,10 @@ def audit(
     seed : int
         Seed of the divisions and of the draws.
     n_draws : int
-        Draws for the intervals.
+        Draws for the intervals: of subjects, or, where these are divided only once (one repeat, or
+        one site left out), of folds and then of subjects in them.
+    leave_out : sequence of str
+        Names of scans that take no part.
     progress : callable, optional
         Called with the number of quantities that are done, that of all, and what is next.
 
@@ -105,15 +112,17 @@ def audit(
     Raises
     ------
     InputError
-        If the target cannot be used, embeddings do not belong to the store, or nothing differs
-        between the scans.
+        If the target cannot be used, embeddings do not belong to the store, nothing differs between
+        the scans, or one is to be left out that is not there.
     ConfigurationError
         If embeddings are called as a baseline is.
     """
     taken = sorted({*embeddings} & {CONNECTIVITY, SITE_ALONE, CONFOUNDS_ALONE})
     if taken:
         raise ConfigurationError(f"{taken[0]!r} is the name of a baseline; give another name.")
-    kept, notes = large_sites(store.scans, 2 * n_folds)
+    part = np.flatnonzero(kept_scans(store, leave_out))
+    rows, notes = large_sites(store.scans.iloc[part], 2 * n_folds)
+    kept = part[rows]
     scans = store.scans.iloc[kept].reset_index(drop=True)
     quantities = [name for name in auditable(scans) if name != target]
     if not quantities and target is None:
@@ -130,8 +139,8 @@ def audit(
             progress(done, len(wanted), quantity)
         read_quantity(bench, quantity, methods, prepare)
     association = read_target(bench, target, methods) if target else None
-    by_scan, models = _contamination(store, provenances or {})
-    twins = same_series(store)
+    by_scan, models = _contamination(store, part, provenances or {})
+    twins = same_series(store, list(store.scans["scan"].iloc[part].astype(str)))
     table = pd.DataFrame(bench.rows)
     settings = {
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
@@ -141,6 +150,7 @@ def audit(
         "same_recordings": [list(pair.scans) for pair in twins],
         "embeddings": {n: dict(e.provenance) or "unknown" for n, e in embeddings.items()},
         "regressed": list(quantities),
+        "leave_out": list(leave_out),
         "n_scans": len(scans),
         "n_subjects": int(scans["subject"].nunique()),
         "n_folds": n_folds,
@@ -192,20 +202,20 @@ def write_audit(found: Audit, folder: str | Path) -> Path:
 
 
 def _contamination(
-    store: Store, provenances: Mapping[str, Mapping[str, Any]]
+    store: Store, part: NDArray[np.intp], provenances: Mapping[str, Mapping[str, Any]]
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Find the scans of people that models have seen."""
+    """Find the scans of people that models have seen, among those that take part."""
     parts, models = list[pd.DataFrame](), dict[str, Any]()
-    identity = store.scans[["scan", "subject"]].reset_index(drop=True)
+    identity = store.scans[["scan", "subject"]].iloc[part].reset_index(drop=True)
     for name, provenance in provenances.items():
         found = contamination(provenance, store.scans, store.fingerprint)
-        unknown = found.knowledge == "unknown"
-        seen = ["unknown" if unknown else str(bool(s)).lower() for s in found.seen]
+        among, unknown = found.seen[part], found.knowledge == "unknown"
+        seen = ["unknown" if unknown else str(bool(s)).lower() for s in among]
         parts.append(identity.assign(model=name, seen=seen)[["model", "scan", "subject", "seen"]])
         models[name] = {
             "known": found.knowledge,
-            "n_seen": None if unknown else int(found.seen.sum()),
-            "n_scans": len(store),
+            "n_seen": None if unknown else int(among.sum()),
+            "n_scans": len(part),
         }
     columns = ["model", "scan", "subject", "seen"]
     empty = pd.DataFrame(columns=columns)

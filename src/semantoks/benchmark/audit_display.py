@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
 from semantoks.benchmark.audit import Audit
-from semantoks.benchmark.audit_scores import PREPARATIONS
+from semantoks.benchmark.audit_scores import CONFOUNDS_ALONE, SITE_ALONE
 from semantoks.evaluation.metrics import METRICS
+
+_WORDS: Final = {"none": "as they are", "regression": "regressed", "combat": "ComBat"}
 
 
 def audit_table(found: Audit) -> Table:
@@ -24,41 +26,41 @@ def audit_table(found: Audit) -> Table:
     Returns
     -------
     rich.table.Table
-        Quantity after quantity, one row a method: the deciding metric of the features as they are,
-        with confounds regressed out, and after ComBat. A score whose interval holds chance stands
-        in brackets.
+        Quantity after quantity, and in it method after method: the deciding metric of the features
+        as they are, with confounds regressed out, and after ComBat, each with its 95 % interval.
     """
     shown = Table(
         title="what the features tell",
         caption=escape(
-            f"{found.settings['n_scans']} scans of {found.settings['n_subjects']} subjects; "
-            "intervals (95 %) are in audit.csv.\n(In brackets): the interval holds chance. "
+            f"{found.settings['n_scans']} scans of {found.settings['n_subjects']} subjects; in "
+            "brackets: 95 % interval.\n"
             f"Regressed out: {', '.join(found.settings['regressed']) or 'nothing'};\n"
             "a linear model cannot read these afterwards, by construction. Others may."
         ),
     )
     shown.add_column("", overflow="fold")
-    for name in ("as they are", "regressed", "ComBat"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("features")
+    shown.add_column("score", justify="right", no_wrap=True)
     deciding = [names[0] for names in METRICS.values()]
     table = found.table[found.table["metric"].isin(deciding)]
     for (quantity, split), rows in table.groupby(["quantity", "split"], sort=False):
         first = rows.iloc[0]
         metric = str(first["metric"]).replace("_", " ").replace("r2", "R²")
         where = ", one site left out" if split == "site" else ""
-        heading = f"{quantity}{where}: {metric}, chance {first['chance']:.3f}"
-        shown.add_row(escape(heading), style="bold")
+        shown.add_row(escape(f"{quantity}{where}"), style="bold")
+        shown.add_row(escape(f"{metric}, chance {first['chance']:.3f}"), style="bold")
         for method, own in rows.groupby("method", sort=False):
-            cells = [_cell(own[own["preparation"] == name]) for name in PREPARATIONS]
-            shown.add_row(escape(f"  {method}"), *cells)
+            label = f"  {method}"
+            for _, row in own.iterrows():
+                words = _WORDS[row["preparation"]]
+                if str(method) in (SITE_ALONE, CONFOUNDS_ALONE):
+                    words = ""  # there are no features to be prepared
+                shown.add_row(escape(label), words, _score(row))
+                label = ""
         shown.add_section()
     return shown
 
 
-def _cell(rows: pd.DataFrame) -> str:
-    """Write a score, in brackets if its interval holds chance."""
-    if not len(rows):
-        return ""
-    row: pd.Series[Any] = rows.iloc[0]
-    above = row["low"] > row["chance"]
-    return escape(f"{row['value']:.3f} " if above else f"({row['value']:.3f})")
+def _score(row: pd.Series[Any]) -> str:
+    """Write a score with its interval."""
+    return escape(f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")

@@ -68,7 +68,7 @@ def _of_twins(twins: Sequence[SameSeries]) -> list[str]:
     first = " and ".join(twins[0].scans)
     return [
         f"{len(twins)} pair(s) of scans of different people are the same recording, such as "
-        f"{first}: a split may learn from one and test the other (--leave-out of probe)."
+        f"{first}: a split may learn from one and test the other (--leave-out)."
     ]
 
 
@@ -79,6 +79,13 @@ def _of_contamination(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if facts["known"] == "unknown":
             found.append(
                 f"It is not known whom model {name} was trained on; it may have seen these people."
+            )
+        elif facts["n_seen"] and facts["known"] == "by identifier":
+            found.append(
+                f"Model {name} was trained on people of the same identifiers as those of "
+                f"{facts['n_seen']} of {facts['n_scans']} scans, without labels. Identifiers alone "
+                "are compared: if these are other people, of another cohort, this is no warning; "
+                "if they are the same, --exclude-seen of probe leaves them out."
             )
         elif facts["n_seen"]:
             found.append(

@@ -34,8 +34,6 @@ from semantoks.evaluation.splits import Split, leave_one_site_out, subject_folds
 
 SITE_ALONE: Final = "site alone"
 CONFOUNDS_ALONE: Final = "confounds alone"
-PREPARATIONS: Final = ("none", "regression", "combat")
-"""Features as they are, with confounds regressed out, and harmonised by ComBat."""
 _CHANCE: Final = {"auc": 0.5, "r2": 0.0, "pearson_r": 0.0}
 
 

@@ -20,7 +20,7 @@ from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.bootstrap import bootstrap_weights, interval
 from semantoks.evaluation.embedding_file import Embeddings
-from semantoks.evaluation.halves import half_features
+from semantoks.evaluation.halves import check_halves, half_features
 from semantoks.evaluation.metrics import CONNECTIVITY
 from semantoks.evaluation.readout import FeatureKind
 from semantoks.evaluation.reliability import (
@@ -124,13 +124,15 @@ def measure_reliability(
     ------
     InputError
         If embeddings do not belong to the store, sessions were named that are not there, or half a
-        scan is shorter than a window.
+        scan is shorter than a window; all of this before anything is computed.
     ConfigurationError
         If something is called as the baseline is.
     """
     taken = {*embeddings, *(models or {})}
     if CONNECTIVITY in taken:
         raise ConfigurationError(f"{CONNECTIVITY!r} is the baseline; give the others other names.")
+    for encoder in (models or {}).values():
+        check_halves(store, encoder, window=window)
     described = {name: align(store, name, e) for name, e in embeddings.items()}
     names = {name: e.feature_names for name, e in embeddings.items()}
     notes = _without_retest(store, sessions)
@@ -201,12 +203,12 @@ def write_reliability(reliability: Reliability, folder: str | Path) -> Path:
 
 
 def _without_retest(store: Store, sessions: tuple[str, str] | None) -> list[str]:
-    """Say why there is no retest, if nobody asked for one by name; nothing if there is one."""
-    if sessions is not None:
-        return []
+    """Say why there is no retest, unless one was asked for by name; nothing if there is one."""
     try:
-        repeated_recordings(np.zeros((len(store), 1)), store.scans)
+        repeated_recordings(np.zeros((len(store), 1)), store.scans, sessions)
     except InputError as error:
+        if sessions is not None:
+            raise
         return [f"No retest: {error}"]
     return []
 

@@ -24,6 +24,8 @@ def audit(
     folds: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=2))] = 5,
     repeats: int = 1,
     seed: int = 0,
+    draws: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 1000,
+    leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
     """Read site, motion, repetition time and length from features, and look for seen people.
@@ -45,13 +47,19 @@ def audit(
     target : str
         Column of the table of scans that is to be predicted.
     model : list of Path
-        Runs or model folders: scans of people that they were trained on are named.
+        Runs or model folders: scans of people that they were trained on are named. If it was not on
+        this store, people of the same identifiers are, who may be others.
     out : Path
         Folder for audit.csv, scans.csv and audit.json; it must not exist.
     folds, repeats : int
         Folds of subjects, and how often they are divided anew.
     seed : int
         Of the divisions and of the bootstrap.
+    draws : int
+        Draws for the intervals (95 %).
+    leave_out : list of str
+        Scans that take no part, such as those of one recording under two names; may be given many
+        times.
     output : Output
         How to speak.
     """
@@ -80,6 +88,8 @@ def audit(
             n_folds=folds,
             repeats=repeats,
             seed=seed,
+            n_draws=draws,
+            leave_out=tuple(leave_out or ()),
             progress=advance,
         )
     write_audit(found, out)
@@ -88,7 +98,9 @@ def audit(
         output.say(f"Warning: {line}")
     for line in found.settings["notes"]:
         output.say(f"Note: {line}")
-    output.say(f"All scores with intervals, and the scans that were seen, are in {out}.")
+    output.say(
+        f"All scores and metrics with intervals, and the scans that were seen, are in {out}."
+    )
     output.result(
         {
             "out": str(out),

@@ -68,7 +68,9 @@ def probe(
         Scans that take no part, such as those of one recording under two names; may be given many
         times.
     exclude_seen : list of Path
-        Runs or model folders: people that they were pretrained on take no part.
+        Runs or model folders: people that they were pretrained on take no part. Models of other
+        stores are asked for people of the same identifiers, who may be others: do not name a model
+        here that was trained on another cohort with such names (sub-001, ...).
     output : Output
         How to speak.
     """

@@ -81,7 +81,7 @@ def select_scans(store: Store, rows: NDArray[np.int64]) -> Selection:
     values = {entry.name: getattr(store, entry.name) for entry in fields(Store)}
     whole = store.rows[rows] if isinstance(store, Selection) else rows
     values |= {
-        "fingerprint": _fingerprint(store.fingerprint, rows),
+        "fingerprint": selection_fingerprint(store.fingerprint, rows),
         "offsets": store.offsets[rows],
         "lengths": store.lengths[rows],
         "subject_codes": order[store.subject_codes[rows]],
@@ -168,9 +168,23 @@ def read_subjects(path: str | Path) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _fingerprint(whole: str, rows: NDArray[np.int64]) -> str:
-    """Return a fingerprint that changes with the whole and with what was chosen."""
-    return hashlib.sha256(whole.encode() + rows.tobytes()).hexdigest()[:16]
+def selection_fingerprint(whole: str, rows: NDArray[np.int64]) -> str:
+    """Return a fingerprint that changes with the whole store and with what was chosen of it.
+
+    Parameters
+    ----------
+    whole : str
+        Fingerprint of the whole store.
+    rows : ndarray of shape (scan,)
+        Positions of the scans in it, rising.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    chosen = np.asarray(rows, dtype=np.int64).tobytes()
+    return hashlib.sha256(whole.encode() + chosen).hexdigest()[:16]
 
 
 def _open_selection(path: Path, rows: NDArray[np.int64]) -> Selection:

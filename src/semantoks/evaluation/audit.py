@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from semantoks.data.selection import selection_fingerprint
 from semantoks.errors import InputError
 from semantoks.evaluation.confounds import as_text
 from semantoks.evaluation.splits import Kind, subjects_of
@@ -19,9 +20,11 @@ QUANTITIES: Final = ("site", "motion", "t_r", "length")
 """What features should not tell: columns of the table of scans. Motion is the mean framewise
 displacement in mm, t_r the repetition time as measured in s, length the samples of the series."""
 
-Knowledge = Literal["all scans", "by subject", "unknown"]
-"""How it is known which scans a model was trained on: it was trained on this very store, it
-carries hashes of its subjects, or not at all."""
+Knowledge = Literal["all scans", "part of the store", "by identifier", "unknown"]
+"""How it is known which scans a model was trained on. It was trained on this very store, or on
+some of its people: these are certain. Or it carries hashes of identifiers, made for another store:
+then a person of the same identifier may be another one, of another cohort, and a person who was
+seen may have another identifier. Or it says nothing."""
 
 
 class Association(NamedTuple):
@@ -51,8 +54,9 @@ class Contamination(NamedTuple):
     Parameters
     ----------
     seen : ndarray of bool, shape (scan,)
-        Whether the subject of each scan was in the training cohort; all False if unknown.
-    knowledge : {"all scans", "by subject", "unknown"}
+        Whether the subject of each scan, or one of the same identifier, was in the training cohort;
+        all False if unknown.
+    knowledge : {"all scans", "part of the store", "by identifier", "unknown"}
         How this is known.
     """
 
@@ -137,10 +141,13 @@ def site_association(
 def contamination(
     provenance: Mapping[str, Any], scans: pd.DataFrame, fingerprint: str
 ) -> Contamination:
-    """Find the scans of people that a model was trained on.
+    """Find the scans of people that a model was trained on, as far as its provenance tells.
 
-    Identifiers are compared as they are written: a person who has another identifier in the
-    training cohort is not found.
+    It is certain for a model that was trained on this very store, or on all scans of some of its
+    people. For any other, identifiers are compared as they are written, since a model carries
+    nothing else of its people. That errs in both ways: a person who has another identifier in the
+    training cohort is not found, and a person of another cohort who has the same identifier
+    (sub-001, say) is taken for one who was seen. Identifiers that name their cohort avoid both.
 
     Parameters
     ----------
@@ -168,14 +175,19 @@ def contamination(
         return Contamination(np.ones(len(people), dtype=bool), "all scans")
     if not provenance.get("subjects"):
         return Contamination(np.zeros(len(people), dtype=bool), "unknown")
-    seen = seen_subjects(provenance, np.unique(people).tolist())
-    return Contamination(np.isin(people, seen), "by subject")
+    seen = np.isin(people, seen_subjects(provenance, np.unique(people).tolist()))
+    trained_on = provenance.get("store", {}).get("fingerprint")
+    part = seen.any() and selection_fingerprint(fingerprint, np.flatnonzero(seen)) == trained_on
+    return Contamination(seen, "part of the store" if part else "by identifier")
 
 
 def unseen(
     provenance: Mapping[str, Any], scans: pd.DataFrame, fingerprint: str, model: str = "the model"
 ) -> NDArray[np.bool_]:
     """Return the scans of people that a model was not trained on.
+
+    Where only identifiers can be compared, people of the same identifiers count as seen; see
+    `contamination`.
 
     Parameters
     ----------
@@ -206,9 +218,16 @@ def unseen(
             "this version, or compare without leaving people out."
         )
     if found.seen.all():
-        how = "this very store" if found.knowledge == "all scans" else "all of these subjects"
+        if found.knowledge == "by identifier":
+            raise InputError(
+                f"{model} was trained on people of the same identifiers as all of these: nobody is "
+                "left if they are left out. Identifiers alone are compared. If these are other "
+                "people, who only bear the same names (such as sub-001), do not exclude what this "
+                "model has seen, or prepare the scans with identifiers that name the cohort. If "
+                "they are the same, test on another cohort, or pretrain on a part of this one."
+            )
         raise InputError(
-            f"{model} was trained on {how}: nobody is left if people that it has seen are left "
-            "out. Test on another cohort, or pretrain on a part of this one."
+            f"{model} was trained on this very store: nobody is left if people that it has seen "
+            "are left out. Test on another cohort, or pretrain on a part of this one."
         )
     return ~found.seen

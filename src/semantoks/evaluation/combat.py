@@ -100,7 +100,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ------
         InputError
             If a column is absent, a site is unknown or has one scan (or the same one repeated),
-            covariates cannot be told from sites, or fewer than two features vary.
+            covariates cannot be told from sites, features are not finite, or fewer than two vary.
         """
         x, code = self._read(features, scans)
         counts = np.bincount(code)
@@ -151,7 +151,7 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            If a site was not in the training part.
+            If a site was not in the training part, or features are not finite.
         """
         check_is_fitted(self)
         check_rows(features, scans)

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from semantoks.errors import InputError
-from semantoks.evaluation.confounds import as_text, check_columns
+from semantoks.evaluation.confounds import SITE_COLUMNS, as_text, check_columns
 from semantoks.evaluation.preparation import is_target
 
 ConfoundRole = Literal["age", "sex", "site", "motion"]
@@ -17,7 +17,7 @@ ConfoundRole = Literal["age", "sex", "site", "motion"]
 RECOGNISED_CONFOUNDS: Final[Mapping[ConfoundRole, tuple[str, ...]]] = {
     "age": ("age", "age_at_scan", "age_years", "interview_age"),
     "sex": ("sex", "gender"),
-    "site": ("site", "site_id", "scan_site"),
+    "site": SITE_COLUMNS,
     "motion": ("motion", "mean_fd", "func_mean_fd"),
 }
 """Names of columns, in lower case, that are taken for each confound; earlier ones come first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,16 @@ from semantoks.errors import ConfigurationError, InputError, nearest
 
 Unseen = Literal["refuse", "zero"]
 """What becomes of a category that was not in the training part."""
+
+SITE_COLUMNS: Final = ("site", "site_id", "scan_site")
+"""Names of columns, in lower case, that are taken for the site; earlier ones come first."""
+
+CATEGORY_COLUMNS: Final = (
+    *SITE_COLUMNS,
+    *("sitename", "site_name", "center", "centre", "center_id", "centre_id"),
+    *("scanner", "scanner_id", "scanner_name", "scanner_model", "scanner_serial", "device_id"),
+)
+"""Names of columns, in lower case, that hold sites or scanners: a number is only a name there."""
 
 
 class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
@@ -27,7 +37,8 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
     columns : sequence of str
         Columns of the table.
     categorical : sequence of str
-        Columns that hold categories even if these are written as numbers.
+        Those of them that hold categories though these are written as numbers. Columns that are
+        called as sites or scanners are (`CATEGORY_COLUMNS`, in any case) always do.
     unseen : {"refuse", "zero"}
         Whether a category that was not fitted on is refused, or has zero in all columns.
 
@@ -42,7 +53,7 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
         self,
         columns: Sequence[str],
         *,
-        categorical: Sequence[str] = ("site",),
+        categorical: Sequence[str] = (),
         unseen: Unseen = "refuse",
     ) -> None:
         self.columns = columns
@@ -67,12 +78,19 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
         InputError
             If a column is absent.
         ConfigurationError
-            If `unseen` is unknown.
+            If `unseen` is unknown, or `categorical` names none of the columns.
         """
         if self.unseen not in ("refuse", "zero"):
             raise ConfigurationError(f"unseen must be refuse or zero, not {self.unseen!r}.")
+        self._check_categorical()
         check_columns(scans, self.columns)
-        self.texts_ = [c for c in self.columns if c in self.categorical or not is_number(scans[c])]
+        self.texts_ = [
+            c
+            for c in self.columns
+            if c in self.categorical
+            or str(c).lower() in CATEGORY_COLUMNS
+            or not is_number(scans[c])
+        ]
         self.numbers_ = [c for c in self.columns if c not in self.texts_]
         numbers = _numbers(scans, self.numbers_)
         known = np.isfinite(numbers)
@@ -115,6 +133,19 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
             texts = np.where(texts == "", self.most_frequent_[column], texts)
             parts.append(texts[:, None] == self.categories_[column][None, :])
         return np.hstack(parts).astype(np.float64)
+
+    def _check_categorical(self) -> None:
+        """Refuse a name that is none of the columns: it would be read as a number in silence."""
+        if isinstance(self.categorical, str):
+            raise ConfigurationError(
+                f"categorical is a list of columns, not the text {self.categorical!r}."
+            )
+        for name in self.categorical:
+            if name not in self.columns:
+                raise ConfigurationError(
+                    f"categorical names {name!r}, which is none of the columns "
+                    f"({', '.join(map(str, self.columns))}).{nearest(str(name), self.columns)}"
+                )
 
     def _check_seen(self, column: str, texts: NDArray[Any]) -> None:
         """Refuse categories that were not fitted on, if they are to be refused."""
@@ -192,7 +223,7 @@ def check_columns(scans: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def check_rows(features: NDArray[Any], scans: pd.DataFrame) -> None:
-    """Refuse a table of other scans than the features.
+    """Refuse a table of other scans than the features, and features that are not finite.
 
     Parameters
     ----------
@@ -204,10 +235,21 @@ def check_rows(features: NDArray[Any], scans: pd.DataFrame) -> None:
     Raises
     ------
     InputError
-        If they have not a row a scan both.
+        If they have not a row a scan both, or a feature is not finite.
     """
+    features = np.asarray(features)
     if features.ndim != 2 or len(features) != len(scans):
         raise InputError(
             f"features of shape {features.shape} came with a table of {len(scans)} scans; a row a "
             "scan is needed in both."
+        )
+    broken = ~np.isfinite(features)
+    if broken.any():
+        columns = np.flatnonzero(broken.any(axis=0))
+        first = broken[:, columns[0]]
+        raise InputError(
+            f"features are not finite in {broken.any(axis=1).sum()} of {len(features)} scans, in "
+            f"{len(columns)} of {features.shape[1]} column(s); the first is column {columns[0]} "
+            f"({first.sum()} scan(s), from row {np.flatnonzero(first)[0]}). Leave these scans or "
+            "columns out, or embed the scans again."
         )

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
+from semantoks.errors import InputError
 from semantoks.evaluation.readout import (
     FeatureKind,
     Scans,
     SmallerAtlas,
     encode_scans,
     scans_of,
+    window_length,
 )
 from semantoks.model.encoder import SemantoksEncoder
 
@@ -61,6 +63,7 @@ def half_features(
     InputError
         If half a scan is shorter than a window.
     """
+    check_halves(store, encoder, window=window, smaller_atlas=smaller_atlas)
     whole = scans_of(store, encoder, smaller_atlas)
     first, second = (
         encode_scans(
@@ -74,6 +77,46 @@ def half_features(
         for half in (0, 1)
     )
     return first, second
+
+
+def check_halves(
+    store: Store,
+    encoder: SemantoksEncoder,
+    *,
+    window: int | None = None,
+    smaller_atlas: SmallerAtlas = "refuse",
+) -> None:
+    """Refuse scans of which half does not hold a window, before anything is computed.
+
+    Parameters
+    ----------
+    store : Store
+        The scans.
+    encoder : SemantoksEncoder
+        The model.
+    window : int, optional
+        Samples in a window, a multiple of the model's patch; the model's window by default.
+    smaller_atlas : {"refuse", "mask"}
+        What becomes of a store whose ROIs are only a part of the model's.
+
+    Raises
+    ------
+    InputError
+        If there are such scans, the window does not hold whole patches, or the scans have other
+        ROIs than the model.
+    """
+    whole, wanted = scans_of(store, encoder, smaller_atlas), window_length(encoder, window)
+    short = np.flatnonzero(whole.lengths // 2 < wanted)
+    if not len(short):
+        return
+    first, fits = int(short[0]), int(whole.lengths.min()) // 2 // encoder.patch * encoder.patch
+    advice = f"Take windows of at most {fits} samples (--window {fits})" if fits else "Leave them"
+    raise InputError(
+        f"half of {len(short)} scan(s) of {store.path} is shorter than the window of {wanted} "
+        f"samples, the first is {whole.name(first)} with {whole.lengths[first]} in all. {advice}"
+        + (", or prepare a store " if fits else " out: prepare a store ")
+        + f"of scans with at least {2 * wanted} samples."
+    )
 
 
 def half_of(scans: Scans, half: int) -> Scans:

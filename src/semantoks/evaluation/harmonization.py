@@ -29,6 +29,10 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     columns : sequence of str
         Confounds in the table of scans: numbers, or texts of which every value has a column.
+    categorical : sequence of str
+        Those of them that hold categories though these are written as numbers, so that every value
+        has a column. Columns that are called as sites or scanners are (site, site_id, scan_site,
+        scanner and others, in any case) always do.
 
     Examples
     --------
@@ -36,10 +40,16 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     >>> features = 3 * scans[["motion"]].to_numpy() + 7
     >>> ConfoundRegression(["motion"]).fit_transform(features, scans=scans).round(3).ravel()
     array([7.75, 7.75, 7.75, 7.75])
+    >>> scans = pd.DataFrame({"batch": [1, 1, 2, 2, 3, 3]})
+    >>> features = np.array([[0, 2, 7, 9, 4, 6]])
+    >>> regression = ConfoundRegression(["batch"], categorical=["batch"])
+    >>> regression.fit_transform(features.T, scans=scans).round(3).ravel() + 0.0
+    array([3.667, 5.667, 3.667, 5.667, 3.667, 5.667])
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], *, categorical: Sequence[str] = ()) -> None:
         self.columns = columns
+        self.categorical = categorical
 
     @property
     def preserved(self) -> tuple[str, ...]:
@@ -66,10 +76,14 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            If a column is absent, rows do not match, or there are as many confounds as scans.
+            If a column is absent, rows do not match, features are not finite, or there are as many
+            confounds as scans.
+        ConfigurationError
+            If `categorical` names none of the columns.
         """
         check_rows(features, scans)
-        self.design_ = ConfoundDesign(tuple(self.columns)).fit(scans)
+        design = ConfoundDesign(tuple(self.columns), categorical=self.categorical)
+        self.design_ = design.fit(scans)
         confounds = self.design_.transform(scans)
         self.mean_ = confounds.mean(axis=0)
         centred = confounds - self.mean_
@@ -99,7 +113,7 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            If a category was not in the training part.
+            If a category was not in the training part, or features are not finite.
         """
         check_is_fitted(self)
         check_rows(features, scans)

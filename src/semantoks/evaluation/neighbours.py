@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.feature_checks import check_arrays, check_new
 from semantoks.evaluation.linear import FoldPrediction, learning_from_both
 from semantoks.evaluation.metrics import balanced_accuracy, mae
 from semantoks.evaluation.splits import Kind, Split, check_split
-from semantoks.evaluation.target_coding import check_known
+from semantoks.evaluation.target_coding import check_known, encode_labels
 
 NUMBERS: Final = (1, 3, 5, 9, 15, 25, 41)
 """Numbers of neighbours to choose from."""
@@ -87,7 +90,7 @@ def neighbour_predictions(
         rows = np.sort(learning_from_both(split).train)
         check_known(truth[rows], kind, str(split))
         known = _Known(features[rows], truth[rows], subjects[rows], kind, n_classes)
-        best = _choose_number(known, sorted(set(numbers)), split)
+        best = _choose_number(known, sorted(set(numbers)), str(split))
         score = _vote(known, features[split.test], [best])[0]
         prediction = score.argmax(axis=1) if kind == "classification" else score[:, 0]
         folds.append(
@@ -99,6 +102,125 @@ def neighbour_predictions(
             )
         )
     return tuple(folds)
+
+
+class NeighbourProbe(BaseEstimator):  # type: ignore[misc]
+    """The k-nearest-neighbour probe, for scikit-learn.
+
+    Parameters
+    ----------
+    kind : {"classification", "regression"}
+        What is predicted.
+    numbers : sequence of int
+        Numbers of neighbours to choose from, by leaving out folds of subjects.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Classes that can be predicted; only for classification.
+    neighbours_ : int
+        The number that was chosen.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 0], [0, 1], [2, 0], [0, 2], [3, 0], [0, 3]])
+    >>> probe = NeighbourProbe(numbers=[1]).fit(x, ["m", "f"] * 3)
+    >>> probe.predict(np.array([[4.0, 1], [1, 4]])).tolist()
+    ['m', 'f']
+    """
+
+    def __init__(self, kind: Kind = "classification", *, numbers: Sequence[int] = NUMBERS) -> None:
+        self.kind = kind
+        self.numbers = numbers
+
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        *,
+        groups: ArrayLike | None = None,
+    ) -> NeighbourProbe:
+        """Keep the scans and choose the number of neighbours.
+
+        Parameters
+        ----------
+        X : array_like of shape (scan, feature)
+            Features of the scans to learn from.
+        y : array_like of shape (scan,)
+            Classes (of any type) or values.
+        groups : array_like of shape (scan,), optional
+            Who each scan is of; every scan is of another person by default.
+
+        Returns
+        -------
+        NeighbourProbe
+            Itself.
+
+        Raises
+        ------
+        InputError
+            If lengths differ, features or targets are not finite, or there are too few scans.
+        ConfigurationError
+            If the kind is unknown or a number of neighbours impossible.
+        """
+        features = np.asarray(X)
+        truth, _, classes = encode_labels(y, np.asarray(y)[:0], self.kind)
+        subjects = np.arange(len(truth)) if groups is None else np.asarray(groups)
+        _check(features, truth, subjects, self.kind, self.numbers)
+        check_known(truth, self.kind, "fit")
+        n_classes = 0 if classes is None else len(classes)
+        known = _Known(features, truth, subjects, self.kind, n_classes)
+        self.neighbours_ = _choose_number(known, sorted(set(self.numbers)), "fit")
+        self._known = known
+        if classes is not None:
+            self.classes_ = classes
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Return the shares of the votes.
+
+        Parameters
+        ----------
+        X : array_like of shape (scan, feature)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (scan, class)
+            Shares of the votes; of shape (scan, 1) for regression, the mean of the neighbours.
+
+        Raises
+        ------
+        InputError
+            If features are not finite, or not as many as in `fit`.
+        """
+        check_is_fitted(self, "neighbours_")
+        features = np.asarray(X)
+        check_new(features, self._known.features.shape[1])
+        return np.asarray(_vote(self._known, features, [self.neighbours_])[0])
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """Predict scans.
+
+        Parameters
+        ----------
+        X : array_like of shape (scan, feature)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (scan,)
+            Classes, or values in the unit of the target.
+
+        Raises
+        ------
+        InputError
+            If features are not finite, or not as many as in `fit`.
+        """
+        votes = self.decision_function(X)
+        if self.kind == "regression":
+            return votes[:, 0]
+        return np.asarray(self.classes_[votes.argmax(axis=1)])
 
 
 class _Known(NamedTuple):
@@ -117,14 +239,14 @@ class _Known(NamedTuple):
         )
 
 
-def _choose_number(known: _Known, numbers: Sequence[int], split: Split) -> int:
+def _choose_number(known: _Known, numbers: Sequence[int], where: str) -> int:
     """Leave out folds of subjects and take the number that predicts them best."""
-    inner = _inner_folds(known, split)
+    inner = _inner_folds(known, where)
     smallest = min(len(fit_on) for fit_on, _ in inner)
     possible = [k for k in numbers if k <= smallest]
     if not possible:
         raise InputError(
-            f"{split}: {smallest} scans are left to learn from when a fold is left out, fewer than "
+            f"{where}: {smallest} scans are left to learn from when a fold is left out, fewer than "
             f"the {numbers[0]} neighbours that were asked for."
         )
     truth = np.concatenate([known.truth[tried_on] for _, tried_on in inner])
@@ -138,7 +260,7 @@ def _choose_number(known: _Known, numbers: Sequence[int], split: Split) -> int:
     return possible[len(losses) - 1 - int(np.argmin(losses[::-1]))]
 
 
-def _inner_folds(known: _Known, split: Split) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _inner_folds(known: _Known, where: str) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Divide the subjects into folds, in classes with the same mixture in each."""
     if known.kind == "regression":
         n = min(_INNER_FOLDS, len(np.unique(known.subjects)))
@@ -150,7 +272,7 @@ def _inner_folds(known: _Known, split: Split) -> list[tuple[NDArray[np.intp], ND
         folds = StratifiedGroupKFold(n, shuffle=True, random_state=0) if n > 1 else None
     if folds is None:
         raise InputError(
-            f"{split}: a single subject (of a class) is learned from, so that no number of "
+            f"{where}: a single subject (of a class) is learned from, so that no number of "
             "neighbours can be chosen. Leave the class out, or give more subjects."
         )
     return list(folds.split(known.features, known.truth, known.subjects))
@@ -188,14 +310,4 @@ def _check(
         raise ConfigurationError(f"kind is classification or regression, not {kind!r}.")
     if not len(numbers) or min(numbers) < 1:
         raise ConfigurationError(f"numbers of neighbours must be at least 1; came {numbers!r}.")
-    if features.ndim != 2 or not len(features) == len(truth) == len(subjects):
-        raise InputError(
-            f"features must have shape (scan, feature) with a true value and a subject a scan; "
-            f"came features {features.shape}, {len(truth)} true values, {len(subjects)} subjects."
-        )
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(broken):
-        raise InputError(
-            f"the features of {len(broken)} scan(s) are not finite, the first is in row "
-            f"{broken[0]} (subject {str(subjects[broken[0]])!r})."
-        )
+    check_arrays(features, truth, subjects)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.feature_checks import check_arrays
 from semantoks.evaluation.linear import (
     Classifier,
     FoldPrediction,
@@ -132,7 +133,7 @@ def cross_validated_predictions(
     >>> fold.prediction
     array([0, 1])
     """
-    _check_arrays(features, truth, subjects)
+    check_arrays(features, truth, subjects)
     table = pd.DataFrame(index=range(len(truth))) if scans is None else scans
     if prepare is not None:
         check_preparation(prepare, table, truth)
@@ -352,20 +353,3 @@ def _metric(
         return pearson_r(truth, prediction, weights, folds)
     metric = {"balanced_accuracy": balanced_accuracy, "f1": f1, "r2": r2, "mae": mae}[name]
     return metric(truth, prediction, weights)
-
-
-def _check_arrays(
-    features: NDArray[np.floating[Any]], truth: NDArray[Any], subjects: NDArray[Any]
-) -> None:
-    """Refuse arrays of different lengths, and features that are not finite."""
-    if features.ndim != 2 or not len(features) == len(truth) == len(subjects):
-        raise InputError(
-            f"features must have shape (scan, feature) with a true value and a subject a scan; "
-            f"came features {features.shape}, {len(truth)} true values, {len(subjects)} subjects."
-        )
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(broken):
-        raise InputError(
-            f"the features of {len(broken)} scan(s) are not finite, the first is in row "
-            f"{broken[0]} (subject {str(subjects[broken[0]])!r})."
-        )

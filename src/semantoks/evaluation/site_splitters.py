@@ -17,7 +17,12 @@ from semantoks.evaluation.splitters import (
     carve_validation,
     refuse_too_few,
 )
-from semantoks.evaluation.stratification import random_state, strata_of, stratified_folds
+from semantoks.evaluation.stratification import (
+    dealt_folds,
+    random_state,
+    strata_of,
+    stratified_folds,
+)
 
 _VALUE_BINS = 3
 
@@ -105,6 +110,11 @@ class LeaveOneSiteOut(Splitter):
 class SiteStratifiedFolds(Splitter):
     """Folds of subjects with the same mixture of sites, and of classes within sites.
 
+    What is too small to be in every fold is merged: where no class of any site has as many people
+    as there are folds, every fold gets the same share of each site and, over all sites, of each
+    class. Sites that have fewer people than there are folds count as one, if together they have as
+    many; otherwise they are refused.
+
     Parameters
     ----------
     n_folds : int
@@ -157,16 +167,22 @@ class SiteStratifiedFolds(Splitter):
             )
         refuse_too_few(cohort, self.n_folds)
         sites = sites_of(cohort.scans, self.site_column)
-        _refuse_small_sites(sites, cohort.families, self.n_folds)
+        sites = _merge_small_sites(sites, cohort.families, self.n_folds)
         targets = strata_of(
             cohort.truth, cohort.families, cohort.kind, self.n_folds, most_bins=_VALUE_BINS
         )
         site = np.unique(sites, return_inverse=True)[1]
         strata = np.unique(site * (targets.max() + 1) + targets, return_inverse=True)[1]
+        # of a family, the first scan counts, as where groups are drawn
+        first = np.unique(cohort.families, return_index=True)[1]
+        too_small = np.bincount(strata[first]).max() < self.n_folds
         made = []
         for repeat in range(self.repeats):
             state = random_state(self.seed, repeat)
-            folds = stratified_folds(strata, cohort.families, self.n_folds, state)
+            if too_small:
+                folds = dealt_folds(site, targets, cohort.families, self.n_folds, state)
+            else:
+                folds = stratified_folds(strata, cohort.families, self.n_folds, state)
             made += [
                 Split("site-stratified", repeat, str(i), *rows) for i, rows in enumerate(folds)
             ]
@@ -209,16 +225,22 @@ def sites_of(scans: pd.DataFrame, column: str = "site") -> NDArray[Any]:
     return sites
 
 
-def _refuse_small_sites(sites: NDArray[Any], people: NDArray[Any], n_folds: int) -> None:
-    """Refuse sites that cannot be in every fold."""
+def _merge_small_sites(sites: NDArray[Any], people: NDArray[Any], n_folds: int) -> NDArray[Any]:
+    """Make one of the sites that cannot be in every fold, or refuse them."""
     counts = {str(s): len(np.unique(people[sites == s])) for s in np.unique(sites)}
-    small = [f"{site!r} ({n})" for site, n in counts.items() if n < n_folds]
-    if small:
+    small = [site for site, n in counts.items() if n < n_folds]
+    if not small:
+        return sites
+    merged = np.isin(sites, small)
+    together = len(np.unique(people[merged]))
+    if together < n_folds:
+        listed = ", ".join(f"{site!r} ({counts[site]})" for site in small[:5])
         raise InputError(
             f"{len(small)} site(s) have fewer people than the {n_folds} folds, so that the folds "
-            f"cannot hold the same mixture of sites: {', '.join(small[:5])}. Use fewer folds, or "
-            "leave these sites out."
+            f"cannot hold the same mixture of sites: {listed}. Together they have {together}. Use "
+            "fewer folds, or leave these sites out."
         )
+    return np.where(merged, small[0], sites)
 
 
 def _same_partition(a: NDArray[Any], b: NDArray[Any]) -> bool:

@@ -106,6 +106,62 @@ def stratified_folds(
         return list(folds.split(strata, strata, groups))
 
 
+def dealt_folds(
+    sites: NDArray[np.intp],
+    targets: NDArray[np.intp],
+    groups: NDArray[Any],
+    n_folds: int,
+    state: int,
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Deal groups out to folds, the sites as evenly as possible, and the classes as that allows.
+
+    For sites of which a class has fewer groups than there are folds: these cannot be in every fold,
+    but the site can be, and so can the class of all such sites together.
+
+    Parameters
+    ----------
+    sites, targets : ndarray of int, shape (scan,)
+        Codes of site and class of each scan. A group counts by its first scan.
+    groups : ndarray of shape (scan,)
+        Who must stay together.
+    n_folds : int
+        Number of folds.
+    state : int
+        State of the random numbers.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        Training and test rows of every fold. The numbers of a site's groups in two folds differ by
+        one at most.
+
+    Examples
+    --------
+    >>> sites, targets = np.repeat(np.arange(5), 4), np.arange(20) % 2
+    >>> folds = dealt_folds(sites, targets, np.arange(20), n_folds=4, state=0)
+    >>> [np.bincount(sites[test]).tolist() for _, test in folds]
+    [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    >>> sorted(int(targets[test].sum()) for _, test in folds)
+    [2, 2, 3, 3]
+    """
+    random = np.random.default_rng(state)
+    _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    site, target = sites[first], targets[first]
+    at_site = np.zeros((int(site.max()) + 1, n_folds))
+    of_class = np.zeros((int(target.max()) + 1, n_folds))
+    fold = np.empty(len(first), dtype=np.intp)
+    order = random.permutation(len(first))
+    ranked = random.permutation(len(at_site))[site[order]]
+    for group in order[np.lexsort((target[order], ranked))]:
+        s, t = site[group], target[group]
+        keys = (random.random(n_folds), at_site.sum(axis=0), of_class[t], at_site[s])
+        fold[group] = chosen = np.lexsort(keys)[0]
+        at_site[s, chosen] += 1
+        of_class[t, chosen] += 1
+    tested = fold[place]
+    return [(np.flatnonzero(tested != k), np.flatnonzero(tested == k)) for k in range(n_folds)]
+
+
 def draw_groups(
     truth: NDArray[Any] | None,
     groups: NDArray[Any],

@@ -39,7 +39,9 @@ def hash_subjects(subjects: Iterable[str], *, salt: str) -> dict[str, Any]:
 
 
 def seen_subjects(provenance: Mapping[str, Any], subjects: Iterable[str]) -> list[str]:
-    """List the subjects that a model was trained on.
+    """List the subjects whose identifiers are among those that a model was trained on.
+
+    A person of another cohort may have the same identifier, and a person who was seen another one.
 
     Parameters
     ----------

@@ -1,0 +1,199 @@
+"""The closed-form probe: ridge or logistic regression, its penalty chosen inside of training."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import check_is_fitted
+
+from semantoks.errors import ConfigurationError
+from semantoks.evaluation.feature_checks import check_arrays, check_new
+from semantoks.evaluation.linear import Classifier, Scaling, predict_fold
+from semantoks.evaluation.ridge import fit_ridge
+from semantoks.evaluation.splits import Kind, Split
+from semantoks.evaluation.target_coding import check_known, encode_labels
+
+Matrix = NDArray[np.float64]
+
+
+class ClosedFormProbe(BaseEstimator):  # type: ignore[misc]
+    """A linear model whose penalty is chosen by leaving out subjects, for scikit-learn.
+
+    The same as `cross_validated_predictions` fits in every training part: ridge regression with
+    one column of ±1 a class (closed form), or logistic regression (convex). Classes weigh equally.
+
+    Parameters
+    ----------
+    kind : {"classification", "regression"}
+        What is predicted.
+    classifier : {"ridge", "logistic"}
+        Linear model for classes; values are always predicted by ridge regression.
+    scaling : {"standardize", "center"}
+        Whether features are brought to unit variance, or only centred.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Classes that can be predicted; only for classification.
+    penalty_ : float
+        The penalty that was chosen, the strongest of equally good ones.
+
+    Examples
+    --------
+    >>> probe = ClosedFormProbe().fit([[0.0], [9], [1], [8], [0], [9]], ["m", "f"] * 3)
+    >>> probe.predict([[1.0], [8]]).tolist()
+    ['m', 'f']
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "classification",
+        *,
+        classifier: Classifier = "ridge",
+        scaling: Scaling = "standardize",
+    ) -> None:
+        self.kind = kind
+        self.classifier = classifier
+        self.scaling = scaling
+
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        *,
+        groups: ArrayLike | None = None,
+    ) -> ClosedFormProbe:
+        """Choose the penalty and fit.
+
+        Parameters
+        ----------
+        X : array_like of shape (scan, feature)
+            Features of the scans to learn from.
+        y : array_like of shape (scan,)
+            Classes (of any type) or values.
+        groups : array_like of shape (scan,), optional
+            Who each scan is of; every scan is of another person by default.
+
+        Returns
+        -------
+        ClosedFormProbe
+            Itself.
+
+        Raises
+        ------
+        InputError
+            If lengths differ, features or targets are not finite, or all scans (of a class, for the
+            logistic classifier) are of one subject.
+        ConfigurationError
+            If an option has an unknown value.
+        """
+        for name, value, known in (
+            ("classifier", self.classifier, get_args(Classifier)),
+            ("scaling", self.scaling, get_args(Scaling)),
+        ):
+            if value not in known:
+                raise ConfigurationError(f"{name} must be {' or '.join(known)}, not {value!r}.")
+        features = np.asarray(X)
+        truth, _, classes = encode_labels(y, np.asarray(y)[:0], self.kind)
+        subjects = np.arange(len(truth)) if groups is None else np.asarray(groups)
+        check_arrays(features, truth, subjects)
+        check_known(truth, self.kind, "fit")
+        self._scaler = StandardScaler(with_std=self.scaling == "standardize").fit(features)
+        if classes is not None and self.classifier == "logistic":
+            self._fit_logistic(features, truth, subjects)
+        else:
+            self._fit_ridge(features, truth, subjects)
+        if classes is not None:
+            self.classes_ = classes
+        return self
+
+    def decision_function(self, X: ArrayLike) -> Matrix:  # noqa: N803
+        """Return continuous scores.
+
+        Parameters
+        ----------
+        X : array_like of shape (scan, feature)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (scan, class)
+            Outputs of the ridge regression or probabilities; of shape (scan, 1) for regression, in
+            the unit of the target.
+
+        Raises
+        ------
+        InputError
+            If features are not finite, or not as many as in `fit`.
+        """
+        check_is_fitted(self, "penalty_")
+        features = np.asarray(X)
+        check_new(features, self._scaler.n_features_in_)
+        scaled = self._scale(features)
+        if isinstance(self._model, LogisticRegression):
+            return np.asarray(self._model.predict_proba(scaled))
+        return np.asarray(self._model.predict(scaled))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """Predict scans.
+
+        Parameters
+        ----------
+        X : array_like of shape (scan, feature)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (scan,)
+            Classes, or values in the unit of the target.
+
+        Raises
+        ------
+        InputError
+            If features are not finite, or not as many as in `fit`.
+        """
+        scores = self.decision_function(X)
+        if self.kind == "regression":
+            return scores[:, 0]
+        return np.asarray(self.classes_[scores.argmax(axis=1)])
+
+    def _scale(self, features: NDArray[Any]) -> Matrix:
+        """Centre features, and scale them if asked to."""
+        return np.asarray(self._scaler.transform(features), dtype=np.float64)
+
+    def _fit_ridge(
+        self, features: NDArray[Any], truth: NDArray[Any], subjects: NDArray[Any]
+    ) -> None:
+        """Regress the values, or one column of ±1 a class."""
+        outputs, weights = truth.astype(np.float64)[:, None], None
+        if self.kind == "classification":
+            outputs = np.where(truth[:, None] == np.arange(int(truth.max()) + 1), 1.0, -1.0)
+            weights = compute_sample_weight("balanced", truth)
+        fitted = fit_ridge(self._scale(features), outputs, subjects=subjects, weights=weights)
+        self._model, self.penalty_ = fitted, fitted.penalty
+
+    def _fit_logistic(
+        self, features: NDArray[Any], truth: NDArray[Any], subjects: NDArray[Any]
+    ) -> None:
+        """Fit with the penalty that a fold of the same scans chooses."""
+        rows = np.arange(len(truth))
+        fold = predict_fold(
+            Split("fit", 0, "0", rows, rows[:0]),
+            features,
+            features[:1],
+            truth,
+            subjects,
+            kind=self.kind,
+            classifier="logistic",
+            scaling=self.scaling,
+        )
+        model = LogisticRegression(
+            C=1 / fold.penalty, class_weight="balanced", max_iter=5000, tol=1e-3
+        )
+        self._model, self.penalty_ = model.fit(self._scale(features), truth), fold.penalty

@@ -1,0 +1,70 @@
+"""Which features can be learned and predicted from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantoks.errors import InputError
+
+
+def check_arrays(
+    features: NDArray[np.floating[Any]], truth: NDArray[Any], subjects: NDArray[Any]
+) -> None:
+    """Refuse arrays of different lengths, and features that are not finite.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Features.
+    truth : ndarray of shape (scan,)
+        Classes or values.
+    subjects : ndarray of shape (scan,)
+        Who each scan is of.
+
+    Raises
+    ------
+    InputError
+        If lengths differ, or a feature is not finite.
+    """
+    if features.ndim != 2 or not len(features) == len(truth) == len(subjects):
+        raise InputError(
+            f"features must have shape (scan, feature) with a true value and a subject a scan; "
+            f"came features {features.shape}, {len(truth)} true values, {len(subjects)} subjects."
+        )
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the features of {len(broken)} scan(s) are not finite, the first is in row "
+            f"{broken[0]} (subject {str(subjects[broken[0]])!r})."
+        )
+
+
+def check_new(features: NDArray[np.floating[Any]], width: int) -> None:
+    """Refuse features to predict from that are not those that were learned from.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Features.
+    width : int
+        Number of features that were learned from.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer, or one is not finite.
+    """
+    if features.ndim != 2 or features.shape[1] != width:
+        raise InputError(
+            f"features of shape {features.shape} came; the probe has learned from {width} features "
+            "and needs shape (scan, feature)."
+        )
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the features of {len(broken)} scan(s) are not finite, the first is in row "
+            f"{broken[0]}. Leave the scan out, or embed it again."
+        )
