@@ -8,7 +8,14 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.probe import FoldPrediction, cross_validated_predictions
+from semantoks.evaluation.fold_shares import fold_shares
+from semantoks.evaluation.metrics import METRICS
+from semantoks.evaluation.probe import (
+    FoldPrediction,
+    cross_validated_predictions,
+    fold_metric,
+    score_predictions,
+)
 from semantoks.evaluation.significance import (
     compare_folds,
     correct_p_values,
@@ -71,15 +78,24 @@ def test_the_plain_t_test_finds_too_much_where_the_corrected_one_does_not():
     assert corrected <= 5
 
 
-def test_methods_are_compared_fold_by_fold():
+def two_methods(splits: list[Split], kind: str = "classification", n_classes: int = 2) -> tuple:
+    """Predict from good features and from noise; return the truth and both methods' folds."""
     random = np.random.default_rng(0)
-    truth = random.integers(0, 2, 80)
-    good = random.standard_normal((80, 4)) + 1.5 * truth[:, None]
-    how = {"kind": "classification", "subjects": np.arange(80)}
-    first, second = (
-        cross_validated_predictions(x, truth, splits_of(80), **how)
-        for x in (good, random.standard_normal((80, 4)))
-    )
+    classes = kind == "classification"
+    truth = random.integers(0, n_classes, 80) if classes else random.standard_normal(80)
+    noise = random.standard_normal((80, 4))
+    how = {"kind": kind, "subjects": np.arange(80)}
+    folds = [
+        cross_validated_predictions(x, truth, splits, **how)
+        for x in (random.standard_normal((80, 4)) + 1.5 * truth[:, None], noise)
+    ]
+    return truth, *folds
+
+
+def test_methods_are_compared_fold_by_fold_where_people_are_divided_anew():
+    parts = [np.random.default_rng(i).permutation(80) for i in range(6)]
+    splits = [Split("mine", i, "0", part[:60], part[60:]) for i, part in enumerate(parts)]
+    truth, first, second = two_methods(splits)
     found = compare_folds(first, second, truth, kind="classification")
     values = [
         [balanced_accuracy_score(truth[f.split.test], f.prediction) for f in folds]
@@ -94,6 +110,76 @@ def test_methods_are_compared_fold_by_fold():
         compare_folds(first, second[::-1], truth, kind="classification")
     with pytest.raises(ConfigurationError, match="not 'mae'"):
         compare_folds(first, second, truth, kind="classification", metric="mae")
+
+
+def uneven(k: int = 8) -> list[Split]:
+    """Leave one of k sites out, of 1 to 80 - k scans."""
+    site = np.minimum(np.floor(np.sqrt(np.arange(80))), k - 1)
+    return [
+        Split("site", 0, str(i), np.flatnonzero(site != i), np.flatnonzero(site == i))
+        for i in range(k)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_classes"), [("classification", 2), ("classification", 3), ("regression", 0)]
+)
+def test_where_every_scan_is_tested_once_the_tested_difference_is_the_pooled_one(kind, n_classes):
+    splits = uneven()
+    truth, first, second = two_methods(splits, kind, n_classes)
+    once = np.ones((1, 80))
+    scores = [score_predictions(folds, truth, once, kind=kind) for folds in (first, second)]
+    for metric in METRICS[kind]:
+        values = [score[metric].value for score in scores]
+        shares = fold_shares(metric, truth, first)
+        found = compare_folds(first, second, truth, kind=kind, metric=metric)
+        if metric in ("f1", "pearson_r"):  # no sums over folds
+            assert np.isnan(shares).all()
+            assert np.isnan(found.p)
+            assert found.n_folds == 0
+            continue
+        assert abs(shares.sum() - values[0]) < 1e-12
+        assert abs(found.difference - (values[0] - values[1])) < 1e-12
+        assert found.n_folds == len(splits)
+        differences = len(splits) * (shares - fold_shares(metric, truth, second))
+        sizes = np.mean([(len(s.train), len(s.test)) for s in splits], axis=0)
+        assert found == resampled_t_test(differences, *sizes)
+
+
+def test_a_small_site_with_a_wild_score_does_not_decide():
+    """One site of two alike people has an R² of -10,000: of 82 people its errors are small."""
+    random = np.random.default_rng(0)
+    truth = np.r_[random.standard_normal(80), 0.0, 0.02]
+    site = np.r_[np.repeat(np.arange(8), 10), 8, 8]
+    splits = [
+        Split("site", 0, str(i), np.flatnonzero(site != i), np.flatnonzero(site == i))
+        for i in range(9)
+    ]
+
+    def folds_with(error: float, at_the_last: float) -> list[FoldPrediction]:
+        wrong = random.standard_normal(82) * np.where(site == 8, at_the_last, error)
+        return [
+            FoldPrediction(s, truth[s.test] + wrong[s.test], np.empty((len(s.test), 0)))
+            for s in splits
+        ]
+
+    good, bad = folds_with(0.3, 1.0), folds_with(0.9, 0.01)
+    values = [[fold_metric("r2", truth, fold) for fold in folds] for folds in (good, bad)]
+    own = resampled_t_test(np.subtract(*values), 73, 9)
+    assert own.difference < 0  # the mean of the sites' own R² is of the other sign
+    assert own.p > 0.3
+    found = compare_folds(good, bad, truth, kind="regression")
+    assert found.difference > 0.3
+    assert found.p < 0.05
+
+
+@pytest.mark.parametrize("n", [2, 4, 5])
+def test_the_spread_of_fewer_than_five_folds_gives_no_p(n):
+    truth, first, second = two_methods(splits_of(80, n))
+    found = compare_folds(first, second, truth, kind="classification")
+    assert found.n_folds == n
+    assert np.isfinite(found.difference)
+    assert np.isnan([found.p, found.low, found.high]).all() == (n < 5)
 
 
 def test_p_is_uniform_where_labels_say_nothing():

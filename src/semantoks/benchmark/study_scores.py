@@ -76,9 +76,10 @@ def summary_table(
     -------
     DataFrame
         One row a method and metric: value, low, high; difference, difference_low, difference_high
-        (paired bootstrap over people); t_low, t_high, p (corrected resampled t-test over folds) and
-        p_corrected (Holm, over the methods of this target and split); n_scans, n_subjects, n_folds
-        and n_repeats.
+        (paired bootstrap over people); t_low, t_high, p (corrected resampled t-test over folds, see
+        `compare_folds`; NaN with fewer than 5 folds, and where people are divided once for F1 and
+        Pearson's r) and p_corrected (Holm, over the methods of this target and split, the baselines
+        and the dummy among them); n_scans, n_subjects, n_folds and n_repeats.
     """
     task, subjects = question.task, subjects_of(question.scans)
     known = {"kind": task.kind}
@@ -169,10 +170,5 @@ def _tested(
     question: Question,
 ) -> dict[str, float]:
     """Test the difference over folds, which share people."""
-    empty = {"t_low": np.nan, "t_high": np.nan, "p": np.nan}
-    if len(folds) < 2:
-        return empty
     test = compare_folds(folds, others, truth, kind=question.task.kind, metric=metric)
-    if test.n_folds < 2:
-        return empty
     return {"t_low": test.low, "t_high": test.high, "p": test.p}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.fold_shares import fold_shares
 from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
 from semantoks.evaluation.preparation import Preparation
 from semantoks.evaluation.probe import (
@@ -24,6 +25,9 @@ from semantoks.evaluation.splits import Kind, Split
 
 Correction = Literal["fdr_bh", "fdr_by", "holm"]
 Vector = NDArray[np.float64]
+
+FEWEST_FOLDS: Final = 5
+"""Folds that a t-test of two methods needs; the spread of fewer is hardly known."""
 
 
 class ResampledTest(NamedTuple):
@@ -125,6 +129,14 @@ def compare_folds(
 ) -> ResampledTest:
     """Test the difference of two methods on the same splits.
 
+    Where people are divided anew for every repeat, the differences are those of the folds' own
+    scores. Where they are divided once, so that every scan is tested once (one site left out, or
+    one division into folds), the score is that of all scans together, and the mean of the folds'
+    own scores is another quantity: R² of a few scans has no lower bound, and a site with one class
+    has a recall, no balanced accuracy. What is tested there is what each fold adds to the pooled
+    difference (`fold_shares`), times the number of folds: the mean of these is the pooled
+    difference itself. F1 and Pearson's r are no sums over folds, and are not tested there.
+
     Parameters
     ----------
     first, second : sequence of FoldPrediction
@@ -139,7 +151,8 @@ def compare_folds(
     Returns
     -------
     ResampledTest
-        The test of first minus second.
+        The test of first minus second. With fewer than `FEWEST_FOLDS` folds there is a difference
+        but no interval and no p: with two of them p < .05 comes by chance where both differ alike.
 
     Raises
     ------
@@ -149,7 +162,7 @@ def compare_folds(
         If there is no such metric.
     """
     name = _metric_name(kind, metric)
-    if len(first) != len(second):
+    if len(first) != len(second) or not len(first):
         raise InputError(f"{len(first)} folds came to be compared with {len(second)}.")
     for one, other in zip(first, second, strict=True):
         same = all(
@@ -161,13 +174,32 @@ def compare_folds(
                 f"{one.split} of one method and {other.split} of the other do not hold the same "
                 "scans, so that they cannot be compared in pairs. Use the same splits."
             )
-    differences = [
-        fold_metric(name, truth, one) - fold_metric(name, truth, other)
-        for one, other in zip(first, second, strict=True)
-    ]
     sizes = [(len(fold.split.train), len(fold.split.test)) for fold in first]
     n_train, n_test = np.mean(sizes, axis=0)
-    return resampled_t_test(differences, float(n_train), float(n_test))
+    differences = _fold_differences(first, second, truth, name)
+    test = resampled_t_test(differences, float(n_train), float(n_test))
+    if test.n_folds >= FEWEST_FOLDS:
+        return test
+    nan = float("nan")
+    return test._replace(low=nan, high=nan, statistic=nan, p=nan)
+
+
+def _fold_differences(
+    first: Sequence[FoldPrediction],
+    second: Sequence[FoldPrediction],
+    truth: NDArray[Any],
+    metric: str,
+) -> Vector:
+    """Differences whose mean is tested: of the folds' scores, or of their shares in one score."""
+    tested = np.concatenate([fold.split.test for fold in first])
+    once = len({fold.split.repeat for fold in first}) == 1 and len({*tested}) == len(tested)
+    if len(first) > 1 and once:
+        own, other = (fold_shares(metric, truth, folds) for folds in (first, second))
+        return len(first) * (own - other)
+    own, other = (
+        np.array([fold_metric(metric, truth, fold) for fold in folds]) for folds in (first, second)
+    )
+    return own - other
 
 
 def permutation_test(
