@@ -107,13 +107,8 @@ def summary_table(
                 "high": score.high,
             }
             if method != CONNECTIVITY:
-                low, high = interval(score.draws - references[metric].draws)
-                row |= {
-                    "difference": score.value - references[metric].value,
-                    "difference_low": low,
-                    "difference_high": high,
-                    **_tested(folds, others, task.truth, metric, question),
-                }
+                row |= _against(score, references[metric])
+                row |= _tested(folds, others, task.truth, metric, question)
             rows.append(
                 row
                 | {
@@ -125,11 +120,67 @@ def summary_table(
                     "n_repeats": len({fold.split.repeat for fold in folds}),
                 }
             )
-    table = pd.DataFrame(rows)
-    table["p_corrected"] = np.nan
-    for _, part in table[table["p"].notna()].groupby("metric"):
-        table.loc[part.index, "p_corrected"] = correct_p_values(part["p"].to_numpy(), "holm")
-    return table
+    return _corrected_by_metric(pd.DataFrame(rows))
+
+
+def difference_table(
+    answers: Answers,
+    pairs: Sequence[tuple[str, str]],
+    question: Question,
+    split: str,
+    *,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Hold methods against other ones than connectivity, as `summary_table` holds them against it.
+
+    Parameters
+    ----------
+    answers : mapping of str to sequence of FoldPrediction
+        Method -> predictions.
+    pairs : sequence of (str, str)
+        Method, and the one that it is held against, both of them in `answers`. Where one of both
+        has the first folds only, these are compared.
+    question : Question
+        What was asked.
+    split : str
+        How people were divided.
+    draws, seed : int
+        Of the bootstrap over people.
+
+    Returns
+    -------
+    DataFrame
+        One row a pair and metric: method, reference, target, kind, split, metric, difference,
+        difference_low, difference_high, t_low, t_high, p, p_corrected (Holm, over the pairs),
+        n_scans, n_folds and n_repeats.
+    """
+    task, subjects = question.task, subjects_of(question.scans)
+    rows = []
+    for method, reference in pairs:
+        n = min(len(answers[method]), len(answers[reference]))
+        folds, others = answers[method][:n], answers[reference][:n]
+        weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
+        own, other = (
+            score_predictions(each, task.truth, weights, kind=task.kind) for each in (folds, others)
+        )
+        rows += [
+            {
+                "method": method,
+                "reference": reference,
+                "target": task.target,
+                "kind": task.kind,
+                "split": split,
+                "metric": metric,
+                **_against(own[metric], other[metric]),
+                **_tested(folds, others, task.truth, metric, question),
+                "n_scans": len(task.rows),
+                "n_folds": len({fold.split.fold for fold in folds}),
+                "n_repeats": len({fold.split.repeat for fold in folds}),
+            }
+            for metric in METRICS[task.kind]
+        ]
+    return _corrected_by_metric(pd.DataFrame(rows))
 
 
 def corrected(scores: pd.DataFrame) -> pd.DataFrame:
@@ -160,6 +211,24 @@ def corrected(scores: pd.DataFrame) -> pd.DataFrame:
                 **{name: found.transform(lambda p: correct_p_values(p.to_numpy(), "holm"))}
             )
     return scores
+
+
+def _corrected_by_metric(table: pd.DataFrame) -> pd.DataFrame:
+    """Correct p for all rows of a metric, by Holm's method."""
+    table["p_corrected"] = np.nan
+    for _, part in table[table["p"].notna()].groupby("metric"):
+        table.loc[part.index, "p_corrected"] = correct_p_values(part["p"].to_numpy(), "holm")
+    return table
+
+
+def _against(score: Score, reference: Score) -> dict[str, float]:
+    """Return a paired difference with its interval, draw by draw."""
+    low, high = interval(score.draws - reference.draws)
+    return {
+        "difference": score.value - reference.value,
+        "difference_low": low,
+        "difference_high": high,
+    }
 
 
 def _tested(
