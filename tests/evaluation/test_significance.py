@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.fold_shares import fold_shares
 from semantoks.evaluation.metrics import METRICS
+from semantoks.evaluation.permuted_labels import permute_labels
 from semantoks.evaluation.probe import (
     FoldPrediction,
     cross_validated_predictions,
@@ -20,7 +21,6 @@ from semantoks.evaluation.significance import (
     compare_folds,
     correct_p_values,
     permutation_test,
-    permute_labels,
     resampled_t_test,
 )
 from semantoks.evaluation.splits import Split
@@ -258,6 +258,47 @@ def test_labels_of_a_subject_move_together():
         for a, c, d, f in ((1, 5, 3, 6), (3, 6, 1, 5))
         for b, e in ((2, 4), (4, 2))
     }
+
+
+def test_labels_of_a_family_move_together():
+    random = np.random.default_rng(0)
+    subjects = np.array(["a", "b", "c", "d", "e", "e"])
+    kin = np.array(["a", "a", "c", "c", "e", "e"])  # two pairs of twins, one person with two scans
+    alike = np.array([1, 1, 2, 2, 3, 3])
+    seen = {tuple(permute_labels(alike, subjects, random, families=kin)) for _ in range(60)}
+    assert len(seen) == 6  # any two families
+    assert all(a == b and c == d and e == f for a, b, c, d, e, f in seen)
+    unlike = np.array([1, 2, 3, 4, 5, 5])  # only families of two people change places
+    seen = {tuple(permute_labels(unlike, subjects, random, families=kin)) for _ in range(90)}
+    assert len(seen) == 8
+    assert {frozenset(labels[:2]) for labels in seen} == {frozenset({1, 2}), frozenset({3, 4})}
+    assert {labels[4:] for labels in seen} == {(5, 5)}
+    blocks = np.array([0, 1, 0, 0, 0, 0])
+    with pytest.raises(InputError, match="1 families have scans in several blocks"):
+        permute_labels(alike, subjects, random, blocks, kin)
+    with pytest.raises(InputError, match="every family is alone"):
+        permute_labels(alike, subjects, random, kin, kin)
+
+
+def test_permuted_labels_of_twins_are_those_of_families():
+    """Pairs that are alike in features and label: permuting people finds too much."""
+    random = np.random.default_rng(1)
+    kin = np.repeat(np.arange(16), 2)
+    fold = kin % 2
+    splits = [
+        Split("mine", 0, str(i), np.flatnonzero(fold != i), np.flatnonzero(fold == i))
+        for i in range(2)
+    ]
+    how = {"kind": "classification", "subjects": np.arange(32), "n_permutations": 30}
+    spread = np.zeros(2)
+    for seed in range(3):
+        truth = np.repeat(random.permutation(np.arange(16) // 2 % 2), 2)
+        features = np.repeat(random.standard_normal((16, 2)), 2, axis=0)
+        for i, families in enumerate((None, kin)):
+            given = {**how, "seed": seed, "families": families}
+            null = permutation_test(features, truth, lambda _: splits, **given).null
+            spread[i] += null.std() / 3
+    assert spread[1] > 1.2 * spread[0]
 
 
 def test_labels_stay_in_their_blocks():

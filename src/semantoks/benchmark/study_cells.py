@@ -93,6 +93,8 @@ def cells_of(
                 "settings": _settings(plan, method.how),
                 "semantoks": semantoks.__version__,
             }
+            if question.splitter.family_column is not None:
+                about["families"] = question.units.tolist()
             if question.prepare is not None and method.how in PREPARED:
                 about["prepare"] = repr(question.prepare)
             text = json.dumps(about, sort_keys=True, default=str)

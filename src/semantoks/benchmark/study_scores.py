@@ -70,7 +70,7 @@ def summary_table(
     split : str
         How people were divided.
     draws, seed : int
-        Of the bootstrap over people.
+        Of the bootstrap over people; over families, where the splits keep some together.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def summary_table(
         Pearson's r) and p_corrected (Holm, over the methods of this target and split, the baselines
         and the dummy among them); n_scans, n_subjects, n_folds and n_repeats.
     """
-    task, subjects = question.task, subjects_of(question.scans)
+    task, units = question.task, question.units
     known = {"kind": task.kind}
     # Most methods answer for all folds: draws and connectivity are the same for these.
     against: dict[int, tuple[NDArray[np.float64], dict[str, Score]]] = {}
@@ -89,7 +89,7 @@ def summary_table(
     for method, folds in answers.items():
         others = answers[CONNECTIVITY][: len(folds)]
         if len(folds) not in against:
-            weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
+            weights = draw_weights([fold.split for fold in folds], units, draws, seed)
             scored = score_predictions(others, task.truth, weights, **known)
             against[len(folds)] = weights, scored
         weights, references = against[len(folds)]
@@ -114,7 +114,7 @@ def summary_table(
                 | {
                     "n_scans": len(task.rows),
                     "n_tested": len(tested),
-                    "n_subjects": len(np.unique(subjects)),
+                    "n_subjects": len(np.unique(subjects_of(question.scans))),
                     "n_missing": task.n_missing,
                     "n_folds": len({fold.split.fold for fold in folds}),
                     "n_repeats": len({fold.split.repeat for fold in folds}),
@@ -155,12 +155,12 @@ def difference_table(
         difference_low, difference_high, t_low, t_high, p, p_corrected (Holm, over the pairs),
         n_scans, n_folds and n_repeats.
     """
-    task, subjects = question.task, subjects_of(question.scans)
+    task, units = question.task, question.units
     rows = []
     for method, reference in pairs:
         n = min(len(answers[method]), len(answers[reference]))
         folds, others = answers[method][:n], answers[reference][:n]
-        weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
+        weights = draw_weights([fold.split for fold in folds], units, draws, seed)
         own, other = (
             score_predictions(each, task.truth, weights, kind=task.kind) for each in (folds, others)
         )

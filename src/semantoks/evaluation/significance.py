@@ -13,6 +13,7 @@ from scipy import stats
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.fold_shares import fold_shares
 from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from semantoks.evaluation.permuted_labels import permute_labels
 from semantoks.evaluation.preparation import Preparation
 from semantoks.evaluation.probe import (
     Classifier,
@@ -209,6 +210,7 @@ def permutation_test(
     *,
     kind: Kind,
     subjects: NDArray[Any],
+    families: NDArray[Any] | None = None,
     blocks: NDArray[Any] | None = None,
     metric: str | None = None,
     n_permutations: int = 200,
@@ -222,7 +224,7 @@ def permutation_test(
     """Compare a score with those of labels that were given to other subjects.
 
     Preparation, scaling, penalty and model are fitted anew for every permutation. The labels of
-    all scans of a subject move together.
+    all scans of a subject move together, and those of a family, whose members are alike.
 
     Parameters
     ----------
@@ -237,6 +239,9 @@ def permutation_test(
         What the target is.
     subjects : ndarray of shape (scan,)
         Who each scan is of.
+    families : ndarray of shape (scan,), optional
+        Family of each scan, as `families_of` returns: what is left out to choose a penalty, and
+        what labels move with. Not given, people have no relatives.
     blocks : ndarray of shape (scan,), optional
         Labels move within a block only, such as a site; anywhere by default.
     metric : str, optional
@@ -279,7 +284,7 @@ def permutation_test(
             labels,
             divide(labels),
             kind=kind,
-            subjects=subjects,
+            subjects=subjects if families is None else families,
             classifier=classifier,
             scaling=scaling,
             prepare=prepare,
@@ -291,86 +296,13 @@ def permutation_test(
 
     value, null = score(truth), np.empty(n_permutations)
     for i in range(n_permutations):
-        null[i] = score(permute_labels(truth, subjects, random, blocks))
+        null[i] = score(permute_labels(truth, subjects, random, blocks, families))
         if progress is not None:
             progress(i + 1, n_permutations)
     worse = null > value if name in LOWER_IS_BETTER else null < value
     as_good = ~worse  # a permutation without a score counts against the method
     p = (1 + int(as_good.sum())) / (1 + n_permutations) if np.isfinite(value) else float("nan")
     return PermutationTest(value, null, p)
-
-
-def permute_labels(
-    truth: NDArray[Any],
-    subjects: NDArray[Any],
-    random: np.random.Generator,
-    blocks: NDArray[Any] | None = None,
-) -> NDArray[Any]:
-    """Give the labels of every subject to another one.
-
-    Where a subject has the same label in all scans, any two subjects of a block may change places.
-    Where labels differ between the scans of a subject, the labels move as they are, among subjects
-    with as many scans.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Label of each scan.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    random : Generator
-        Where chance comes from.
-    blocks : ndarray of shape (scan,), optional
-        Labels move within a block only.
-
-    Returns
-    -------
-    ndarray of shape (scan,)
-        Permuted labels.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, a subject is in two blocks, or no label can move.
-
-    Examples
-    --------
-    >>> random = np.random.default_rng(0)
-    >>> permute_labels(np.array([1, 1, 2, 3]), np.array(list("aabc")), random)
-    array([3, 3, 1, 2])
-    """
-    block = (
-        np.zeros(len(truth), dtype=np.int64)
-        if blocks is None
-        else np.unique(blocks, return_inverse=True)[1]
-    )
-    if not len(truth) == len(subjects) == len(block):
-        raise InputError(
-            f"{len(truth)} labels came with {len(subjects)} subjects and {len(block)} blocks."
-        )
-    names, code = np.unique(subjects, return_inverse=True)
-    scans = [np.flatnonzero(code == i) for i in range(len(names))]
-    split_up = [str(n) for n, rows in zip(names, scans, strict=True) if len({*block[rows]}) > 1]
-    if split_up:
-        raise InputError(
-            f"{len(split_up)} subject(s) have scans in several blocks, the first is "
-            f"{split_up[0]!r}: their labels cannot move within one. Permute without blocks."
-        )
-    constant = all(len(np.unique(truth[rows])) == 1 for rows in scans)
-    groups = [(block[rows[0]], 0 if constant else len(rows)) for rows in scans]
-    permuted, moved = truth.copy(), False
-    for group in sorted(set(groups)):
-        members = [rows for rows, of in zip(scans, groups, strict=True) if of == group]
-        order = random.permutation(len(members))
-        moved |= len(members) > 1
-        for rows, source in zip(members, order, strict=True):
-            permuted[rows] = truth[members[source][0]] if constant else truth[members[source]]
-    if not moved:
-        raise InputError(
-            "no label can move: every subject is alone in its block, or alone with its number of "
-            "scans. Permute without blocks."
-        )
-    return permuted
 
 
 def correct_p_values(p: ArrayLike, method: Correction = "fdr_bh") -> Vector:
