@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import semantoks
+from semantoks.benchmark.study_blocks import check_blocks, classes_of_one_site
 from semantoks.benchmark.study_cells import (
     Say,
     cells_of,
@@ -56,12 +57,15 @@ class Study:
         One tidy row a fold: method, target, split, repeat, fold, metric, value, n.
     skipped : tuple of str
         What was not done, and why.
+    notices : tuple of str
+        What is to be known when the scores are read.
     """
 
     folder: Path
     scores: pd.DataFrame
     folds: pd.DataFrame
     skipped: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda _: None) -> Study:
@@ -127,6 +131,11 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda
         ),
         pd.concat(folds, ignore_index=True),
         tuple(skipped),
+        tuple(
+            text
+            for (_, split), question in questions.items()
+            for text in classes_of_one_site(question, split)
+        ),
     )
     _write(study, plan)
     return study
@@ -155,10 +164,12 @@ def _ask(
             if reason:
                 skipped.append(f"{where}: prepare: {plan.prepare} is not possible. {reason}")
                 continue
+            question = Question(task, scans, made, splitter, prepare)
+            check_blocks(plan, question)
             path = out / "splits" / f"{target.column}-{split.label}.json"
             path.unlink(missing_ok=True)
             write_splits(made, scans, path)
-            questions[target.column, split.label] = Question(task, scans, made, splitter, prepare)
+            questions[target.column, split.label] = question
     if not questions:
         raise InputError(f"nothing is left to do: {'; '.join(skipped)}.")
     return questions, skipped
@@ -178,6 +189,7 @@ def _write(study: Study, plan: StudyPlan) -> None:
     about: dict[str, Any] = {
         "plan": plan.model_dump(mode="json"),
         "skipped": list(study.skipped),
+        "notices": list(study.notices),
         "semantoks": semantoks.__version__,
     }
     with replacing(study.folder / "plan.json") as beside:

@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 
 import semantoks
+from semantoks.benchmark.study_blocks import blocks_of
 from semantoks.benchmark.study_cohort import Cohort
 from semantoks.benchmark.study_methods import (
     Method,
@@ -43,12 +44,15 @@ class Cell(NamedTuple):
         How it is answered.
     key : str
         Digest of all that the answer depends on; the name of its file.
+    within : str
+        Digest of what permuted labels stay within; empty if they move anywhere.
     """
 
     target: str
     split: str
     method: Method
     key: str
+    within: str = ""
 
 
 def cells_of(
@@ -76,6 +80,9 @@ def cells_of(
         parts = [
             [part.tolist() for part in (s.train, s.validation, s.test)] for s in question.splits
         ]
+        blocks = blocks_of(plan, question.scans)
+        named = "" if blocks is None else json.dumps(blocks.tolist())
+        within = hashlib.sha256(named.encode()).hexdigest()[:8] if named else ""
         for method in methods:
             model = method.model
             about = {
@@ -98,7 +105,8 @@ def cells_of(
             if question.prepare is not None and method.how in PREPARED:
                 about["prepare"] = repr(question.prepare)
             text = json.dumps(about, sort_keys=True, default=str)
-            yield Cell(target, split, method, hashlib.sha256(text.encode()).hexdigest()[:24])
+            key = hashlib.sha256(text.encode()).hexdigest()[:24]
+            yield Cell(target, split, method, key, within)
 
 
 def _settings(plan: StudyPlan, how: str) -> Any:
@@ -235,7 +243,8 @@ def _one(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
         with replacing(path) as beside, beside.open("wb") as stream:
             np.savez_compressed(stream, **content)
     if not _is_there(out, cell, cohort.plan):
-        found = permute(cell.method, question, cohort)
+        blocks = blocks_of(cohort.plan, question.scans)
+        found = permute(cell.method, question, cohort, blocks)
         text = json.dumps({"p": found.p, "value": found.value, "null": found.null.tolist()})
         with replacing(_permuted(out, cell, cohort.plan)) as beside:
             beside.write_text(text + "\n", encoding="utf-8")
@@ -313,4 +322,5 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _permuted(out: Path, cell: Cell, plan: StudyPlan) -> Path:
     """Return the file of the permutations of a cell."""
-    return out / "cells" / f"{cell.key}-{plan.permutations}-permutations-{plan.seed}.json"
+    within = f"-within-{cell.within}" if cell.within else ""
+    return out / "cells" / f"{cell.key}-{plan.permutations}-permutations-{plan.seed}{within}.json"

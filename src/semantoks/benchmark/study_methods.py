@@ -185,7 +185,9 @@ def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPre
     return _probe(method, question, cohort)
 
 
-def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTest:
+def permute(
+    method: Method, question: Question, cohort: Cohort, blocks: NDArray[Any] | None = None
+) -> PermutationTest:
     """Compare the score of a linear method with those of labels given to other people.
 
     People are divided anew for every permutation, as the splitter does it.
@@ -198,6 +200,8 @@ def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTe
         What.
     cohort : Cohort
         Of whom.
+    blocks : ndarray of shape (scan,), optional
+        Labels move within a block only.
 
     Returns
     -------
@@ -223,6 +227,7 @@ def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTe
         kind=task.kind,
         subjects=subjects_of(question.scans),
         families=question.units,
+        blocks=blocks,
         n_permutations=cohort.plan.permutations,
         seed=cohort.plan.seed,
         classifier=linear.classifier,

@@ -163,6 +163,9 @@ class StudyPlan(_Section):
     permutations: int = Field(
         0, ge=0, description="permutations of labels for the p of linear methods; 0 for none"
     )
+    permute_within: str | None = Field(
+        None, description="column, such as site, within which permuted labels stay"
+    )
     probe: ProbePlan = ProbePlan()
     finetuning: FineTuningPlan = FineTuningPlan()
     seed: int = Field(0, ge=0, description="of divisions, probes and draws")
@@ -205,6 +208,11 @@ def read_plan(path: str | Path) -> StudyPlan:
     labels = [split.label for split in plan.splits]
     if len({*labels}) < len(labels):
         raise ConfigurationError(f"{path}: two splits have the same name; give each its own.")
+    if plan.permute_within is not None and not plan.permutations:
+        raise ConfigurationError(
+            f"{path}: permute_within says where permuted labels stay, but there are no "
+            "permutations. Say how many, such as permutations: 1000."
+        )
     return _resolved(plan, path.resolve().parent)
 
 

@@ -49,6 +49,8 @@ def evaluate(
     study = run_study(read_plan(plan), out, workers=workers, say=output.say)
     for text in study.skipped:
         output.say(f"skipped {text}")
+    for text in study.notices:
+        output.say(f"note: {text}")
     for table in scores_tables(study.scores):
         output.say(table)
     page = write_study_page(
@@ -57,6 +59,7 @@ def evaluate(
         title="semantoks study",
         words=[
             *(f"Skipped: {text}." for text in study.skipped),
+            *(f"Note: {text}." for text in study.notices),
             *_seen(study.scores.groupby("method")["n_seen"].max()),
         ],
     )

@@ -67,7 +67,8 @@ def permute_labels(
         if blocks is None
         else np.unique(blocks, return_inverse=True)[1]
     )
-    units, what = (subjects, "subject") if families is None else (families, "family")
+    units = subjects if families is None else families
+    what = "subject" if np.array_equal(units, subjects) else "family"
     if not len(truth) == len(subjects) == len(units) == len(block):
         raise InputError(
             f"{len(truth)} labels came with {len(subjects)} subjects, {len(units)} families and "
