@@ -44,8 +44,8 @@ def blocks_of(plan: StudyPlan, scans: pd.DataFrame) -> NDArray[np.str_] | None:
     if len(nameless):
         raise InputError(
             f"permute_within: {len(nameless)} scan(s) have no {plan.permute_within!r}, the first "
-            f"is {scans['scan'].iloc[nameless[0]]!r}, so that it is not known where their labels may "
-            "move. Fill the column in, or leave these scans out."
+            f"is {scans['scan'].iloc[nameless[0]]!r}, so that it is not known where their labels "
+            "may move. Fill the column in, or leave these scans out."
         )
     return blocks
 
