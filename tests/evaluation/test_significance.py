@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.probe import FoldPrediction, cross_validated_predictions
+from semantoks.evaluation.metrics import METRICS
+from semantoks.evaluation.permuted_labels import permute_labels
+from semantoks.evaluation.pooled_folds import FoldRatios, fold_ratios, pooled_differences
+from semantoks.evaluation.probe import (
+    FoldPrediction,
+    cross_validated_predictions,
+    fold_metric,
+    score_predictions,
+)
 from semantoks.evaluation.significance import (
     compare_folds,
     correct_p_values,
     permutation_test,
-    permute_labels,
     resampled_t_test,
 )
 from semantoks.evaluation.splits import Split
@@ -71,15 +80,24 @@ def test_the_plain_t_test_finds_too_much_where_the_corrected_one_does_not():
     assert corrected <= 5
 
 
-def test_methods_are_compared_fold_by_fold():
+def two_methods(splits: list[Split], kind: str = "classification", n_classes: int = 2) -> tuple:
+    """Predict from good features and from noise; return the truth and both methods' folds."""
     random = np.random.default_rng(0)
-    truth = random.integers(0, 2, 80)
-    good = random.standard_normal((80, 4)) + 1.5 * truth[:, None]
-    how = {"kind": "classification", "subjects": np.arange(80)}
-    first, second = (
-        cross_validated_predictions(x, truth, splits_of(80), **how)
-        for x in (good, random.standard_normal((80, 4)))
-    )
+    classes = kind == "classification"
+    truth = random.integers(0, n_classes, 80) if classes else random.standard_normal(80)
+    noise = random.standard_normal((80, 4))
+    how = {"kind": kind, "subjects": np.arange(80)}
+    folds = [
+        cross_validated_predictions(x, truth, splits, **how)
+        for x in (random.standard_normal((80, 4)) + 1.5 * truth[:, None], noise)
+    ]
+    return truth, *folds
+
+
+def test_methods_are_compared_fold_by_fold_where_people_are_divided_anew():
+    parts = [np.random.default_rng(i).permutation(80) for i in range(6)]
+    splits = [Split("mine", i, "0", part[:60], part[60:]) for i, part in enumerate(parts)]
+    truth, first, second = two_methods(splits)
     found = compare_folds(first, second, truth, kind="classification")
     values = [
         [balanced_accuracy_score(truth[f.split.test], f.prediction) for f in folds]
@@ -94,6 +112,113 @@ def test_methods_are_compared_fold_by_fold():
         compare_folds(first, second[::-1], truth, kind="classification")
     with pytest.raises(ConfigurationError, match="not 'mae'"):
         compare_folds(first, second, truth, kind="classification", metric="mae")
+
+
+def uneven(k: int = 8) -> list[Split]:
+    """Leave one of k sites out, of 1 to 80 - k scans."""
+    site = np.minimum(np.floor(np.sqrt(np.arange(80))), k - 1)
+    return [
+        Split("site", 0, str(i), np.flatnonzero(site != i), np.flatnonzero(site == i))
+        for i in range(k)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_classes"), [("classification", 2), ("classification", 3), ("regression", 0)]
+)
+def test_where_every_scan_is_tested_once_the_tested_difference_is_the_pooled_one(kind, n_classes):
+    splits = uneven()
+    truth, first, second = two_methods(splits, kind, n_classes)
+    once = np.ones((1, 80))
+    scores = [score_predictions(folds, truth, once, kind=kind) for folds in (first, second)]
+    for metric in METRICS[kind]:
+        values = [score[metric].value for score in scores]
+        ratios = fold_ratios(metric, truth, first)
+        found = compare_folds(first, second, truth, kind=kind, metric=metric)
+        if metric in ("f1", "pearson_r"):  # no ratios of sums over folds
+            assert ratios is None
+            assert np.isnan(found.p)
+            assert found.n_folds == 0
+            continue
+        assert ratios is not None
+        pooled = np.mean(ratios.parts.sum(axis=1) / ratios.wholes.sum(axis=1))
+        assert abs(pooled - values[0]) < 1e-12
+        assert abs(found.difference - (values[0] - values[1])) < 1e-12
+        assert found.n_folds == len(splits)
+        other = fold_ratios(metric, truth, second)
+        assert other is not None
+        sizes = np.mean([(len(s.train), len(s.test)) for s in splits], axis=0)
+        assert found == resampled_t_test(pooled_differences(ratios, other), *sizes)
+
+
+def test_sites_of_different_size_that_agree_are_no_disagreement():
+    """Every site has 80 % right by one method and 50 % by the other: nothing varies."""
+    sizes = [10, 20, 30, 100, 400]
+    ends = np.cumsum([0, *sizes])
+    truth, rows = np.zeros(ends[-1], dtype=int), np.arange(ends[-1])
+    parts = [np.arange(low, high) for low, high in itertools.pairwise(ends)]
+    truth[rows % 2 == 1] = 1
+
+    def right_of_ten(count: int) -> list[FoldPrediction]:
+        wrong = rows // 2 % 10 >= count if count > 5 else rows // 2 % 2 == 1
+        given = np.where(wrong, 1 - truth, truth)
+        return [
+            FoldPrediction(Split("site", 0, str(i), np.setdiff1d(rows, p), p), given[p], None)
+            for i, p in enumerate(parts)
+        ]
+
+    found = compare_folds(right_of_ten(8), right_of_ten(5), truth, kind="classification")
+    assert found.difference > 0.25
+    assert found.p < 0.01
+
+
+def test_linearised_differences_have_the_spread_of_a_bootstrap_over_sites():
+    """Sites of very different sizes: the variance of the mean is that of drawing sites anew."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(5, 120, 60)
+    wholes = np.array([sizes // 2, sizes - sizes // 2], dtype=np.float64)
+    effect = random.normal(0.1, 0.05, 60)
+    first, second = FoldRatios(wholes * (0.6 + effect), wholes), FoldRatios(wholes * 0.6, wholes)
+    values = pooled_differences(first, second)
+    drawn = random.integers(60, size=(4000, 60))
+    pieces = (first.parts - second.parts)[:, drawn].sum(axis=2) / wholes[:, drawn].sum(axis=2)
+    assert values.std(ddof=1) / np.sqrt(60) == pytest.approx(pieces.mean(axis=0).std(), rel=0.06)
+
+
+def test_a_small_site_with_a_wild_score_does_not_decide():
+    """One site of two alike people has an R² of -10,000: of 82 people its errors are small."""
+    random = np.random.default_rng(0)
+    truth = np.r_[random.standard_normal(80), 0.0, 0.02]
+    site = np.r_[np.repeat(np.arange(8), 10), 8, 8]
+    splits = [
+        Split("site", 0, str(i), np.flatnonzero(site != i), np.flatnonzero(site == i))
+        for i in range(9)
+    ]
+
+    def folds_with(error: float, at_the_last: float) -> list[FoldPrediction]:
+        wrong = random.standard_normal(82) * np.where(site == 8, at_the_last, error)
+        return [
+            FoldPrediction(s, truth[s.test] + wrong[s.test], np.empty((len(s.test), 0)))
+            for s in splits
+        ]
+
+    good, bad = folds_with(0.3, 1.0), folds_with(0.9, 0.01)
+    values = [[fold_metric("r2", truth, fold) for fold in folds] for folds in (good, bad)]
+    own = resampled_t_test(np.subtract(*values), 73, 9)
+    assert own.difference < 0  # the mean of the sites' own R² is of the other sign
+    assert own.p > 0.3
+    found = compare_folds(good, bad, truth, kind="regression")
+    assert found.difference > 0.3
+    assert found.p < 0.05
+
+
+@pytest.mark.parametrize("n", [2, 4, 5])
+def test_the_spread_of_fewer_than_five_folds_gives_no_p(n):
+    truth, first, second = two_methods(splits_of(80, n))
+    found = compare_folds(first, second, truth, kind="classification")
+    assert found.n_folds == n
+    assert np.isfinite(found.difference)
+    assert np.isnan([found.p, found.low, found.high]).all() == (n < 5)
 
 
 def test_p_is_uniform_where_labels_say_nothing():
@@ -172,6 +297,47 @@ def test_labels_of_a_subject_move_together():
         for a, c, d, f in ((1, 5, 3, 6), (3, 6, 1, 5))
         for b, e in ((2, 4), (4, 2))
     }
+
+
+def test_labels_of_a_family_move_together():
+    random = np.random.default_rng(0)
+    subjects = np.array(["a", "b", "c", "d", "e", "e"])
+    kin = np.array(["a", "a", "c", "c", "e", "e"])  # two pairs of twins, one person with two scans
+    alike = np.array([1, 1, 2, 2, 3, 3])
+    seen = {tuple(permute_labels(alike, subjects, random, families=kin)) for _ in range(60)}
+    assert len(seen) == 6  # any two families
+    assert all(a == b and c == d and e == f for a, b, c, d, e, f in seen)
+    unlike = np.array([1, 2, 3, 4, 5, 5])  # only families of two people change places
+    seen = {tuple(permute_labels(unlike, subjects, random, families=kin)) for _ in range(90)}
+    assert len(seen) == 8
+    assert {frozenset(labels[:2]) for labels in seen} == {frozenset({1, 2}), frozenset({3, 4})}
+    assert {labels[4:] for labels in seen} == {(5, 5)}
+    blocks = np.array([0, 1, 0, 0, 0, 0])
+    with pytest.raises(InputError, match="1 families have scans in several blocks"):
+        permute_labels(alike, subjects, random, blocks, kin)
+    with pytest.raises(InputError, match="every family is alone"):
+        permute_labels(alike, subjects, random, kin, kin)
+
+
+def test_permuted_labels_of_twins_are_those_of_families():
+    """Pairs that are alike in features and label: permuting people finds too much."""
+    random = np.random.default_rng(1)
+    kin = np.repeat(np.arange(16), 2)
+    fold = kin % 2
+    splits = [
+        Split("mine", 0, str(i), np.flatnonzero(fold != i), np.flatnonzero(fold == i))
+        for i in range(2)
+    ]
+    how = {"kind": "classification", "subjects": np.arange(32), "n_permutations": 30}
+    spread = np.zeros(2)
+    for seed in range(3):
+        truth = np.repeat(random.permutation(np.arange(16) // 2 % 2), 2)
+        features = np.repeat(random.standard_normal((16, 2)), 2, axis=0)
+        for i, families in enumerate((None, kin)):
+            given = {**how, "seed": seed, "families": families}
+            null = permutation_test(features, truth, lambda _: splits, **given).null
+            spread[i] += null.std() / 3
+    assert spread[1] > 1.2 * spread[0]
 
 
 def test_labels_stay_in_their_blocks():

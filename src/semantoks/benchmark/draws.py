@@ -22,7 +22,7 @@ def draw_weights(
     splits : sequence of Split
         The splits that are scored.
     subjects : ndarray of shape (scan,)
-        Who each scan is of.
+        Who each scan is of, or, where relatives are alike, of which family.
     n_draws, seed : int
         How many draws, and their seed.
 

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import semantoks
+from semantoks.benchmark.study_blocks import check_blocks, classes_of_one_site
 from semantoks.benchmark.study_cells import Say, compute, read_cell, read_permutations
 from semantoks.benchmark.study_cohort import Cohort
 from semantoks.benchmark.study_keys import Cell, cells_of, impossible
@@ -58,6 +59,8 @@ class Study:
         What was not done, and why: what is not possible, and what failed.
     failed : tuple of str
         Of these, what was tried and could not be computed. It is tried again next time.
+    notices : tuple of str
+        What is to be known when the scores are read.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class Study:
     folds: pd.DataFrame
     skipped: tuple[str, ...]
     failed: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda _: None) -> Study:
@@ -120,11 +124,17 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda
         for target, split in questions
         if (target, split) not in beside
     ]
-    scores, folds = _score(
-        {key: questions[key] for key in questions if key in beside}, cells, out, plan
-    )
+    scored = {key: questions[key] for key in questions if key in beside}
+    scores, folds = _score(scored, cells, out, plan)
     people = np.unique(subjects_of(store.scans)[kept])
-    study = Study(out, with_seen(scores, seen, people), folds, (*skipped, *failed), tuple(failed))
+    study = Study(
+        out,
+        with_seen(scores, seen, people),
+        folds,
+        (*skipped, *failed),
+        tuple(failed),
+        tuple(text for key in scored for text in classes_of_one_site(scored[key], key[1])),
+    )
     _write(study, plan, hashes)
     return study
 
@@ -150,7 +160,9 @@ def _ask(plan: StudyPlan, store: Store, kept: NDArray[np.bool_]) -> tuple[Questi
             if reason:
                 skipped.append(f"{where}: prepare: {plan.prepare} is not possible. {reason}")
                 continue
-            questions[target.column, split.label] = Question(task, scans, made, splitter, prepare)
+            question = Question(task, scans, made, splitter, prepare)
+            check_blocks(plan, question)
+            questions[target.column, split.label] = question
     if not questions:
         raise InputError(f"nothing is left to do: {'; '.join(skipped)}.")
     return questions, skipped
@@ -214,6 +226,7 @@ def _write(study: Study, plan: StudyPlan, splits: Mapping[str, str]) -> None:
         "plan": plan.model_dump(mode="json"),
         "skipped": list(study.skipped),
         "failed": list(study.failed),
+        "notices": list(study.notices),
         "splits": dict(splits),
         "semantoks": semantoks.__version__,
     }

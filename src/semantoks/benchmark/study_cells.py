@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import joblib
 import numpy as np
 
+from semantoks.benchmark.study_blocks import blocks_of
 from semantoks.benchmark.study_cohort import Cohort
 from semantoks.benchmark.study_keys import Cell
 from semantoks.benchmark.study_methods import Question, permute, predict
@@ -146,7 +147,8 @@ def _write(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
         with replacing(path) as beside, beside.open("wb") as stream:
             np.savez_compressed(stream, **content)
     if not _is_there(out, cell, cohort.plan):
-        found = permute(cell.method, question, cohort)
+        blocks = blocks_of(cohort.plan, question.scans)
+        found = permute(cell.method, question, cohort, blocks)
         text = json.dumps({"p": found.p, "value": found.value, "null": found.null.tolist()})
         with replacing(_permuted(out, cell, cohort.plan)) as beside:
             beside.write_text(text + "\n", encoding="utf-8")

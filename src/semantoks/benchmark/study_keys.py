@@ -36,8 +36,8 @@ class Cell(NamedTuple):
     key : str
         Digest of all that the answer depends on; the name of its file.
     divided : str
-        Digest of the families and sites by which people are divided for permuted labels; empty
-        where the splits follow from neither.
+        Digest of the families and sites by which people are divided for permuted labels, and of
+        what these stay within; empty where it is none of them.
     """
 
     target: str
@@ -77,7 +77,7 @@ def cells_of(
         parts = [
             [part.tolist() for part in (s.train, s.validation, s.test)] for s in question.splits
         ]
-        divided = _divided(question)
+        divided = _divided(plan, question)
         for method in methods:
             model = method.model
             about = {
@@ -95,6 +95,8 @@ def cells_of(
                 "settings": _settings(plan, method.how),
                 "semantoks": semantoks.__version__,
             }
+            if question.splitter.family_column is not None:
+                about["families"] = question.units.tolist()
             if question.prepare is not None and method.how in PREPARED:
                 about["prepare"] = repr(question.prepare)
             read = columns_read(method.how, plan, question.scans, question.prepare)
@@ -103,13 +105,15 @@ def cells_of(
             yield Cell(target, split, method, _digest(about)[:24], divided)
 
 
-def _divided(question: Question) -> str:
-    """Return a digest of the columns that divide people anew; the splits show the first time."""
+def _divided(plan: StudyPlan, question: Question) -> str:
+    """Return a digest of the columns that permuted labels, and splits anew, follow from."""
     splitter = question.splitter
     columns = [splitter.family_column] if splitter.family_column is not None else []
     if isinstance(splitter, SiteStratifiedFolds):
         columns.append(splitter.site_column)
-    return _digest(values_of(question.scans, columns))[:8] if columns else ""
+    within = [] if plan.permute_within is None else [plan.permute_within]
+    read = [values_of(question.scans, names) for names in (columns, within)]
+    return _digest(read)[:8] if columns or within else ""
 
 
 def _digest(content: Any) -> str:

@@ -33,7 +33,7 @@ from semantoks.evaluation.probe import (
 from semantoks.evaluation.probe_settings import ProbeSettings
 from semantoks.evaluation.ridge import rotate
 from semantoks.evaluation.significance import PermutationTest, permutation_test
-from semantoks.evaluation.splits import Split, Splitter, subjects_of
+from semantoks.evaluation.splits import Split, Splitter, families_of, subjects_of
 from semantoks.evaluation.window_model import WindowTraining
 
 
@@ -59,6 +59,14 @@ class Question(NamedTuple):
     splits: tuple[Split, ...]
     splitter: Splitter
     prepare: Preparation | None = None
+
+    @property
+    def units(self) -> NDArray[Any]:
+        """Who moves, and is left out, together: families where the splits know some, or subjects.
+
+        Shape (scan,).
+        """
+        return families_of(self.scans, self.splitter.family_column)
 
 
 class LinearMethod(NamedTuple):
@@ -166,7 +174,7 @@ def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPre
             task.truth,
             question.splits,
             kind=task.kind,
-            subjects=subjects_of(question.scans),
+            subjects=question.units,
             classifier=linear.classifier,
             scaling=linear.scaling,
             prepare=question.prepare,
@@ -177,7 +185,9 @@ def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPre
     return _probe(method, question, cohort)
 
 
-def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTest:
+def permute(
+    method: Method, question: Question, cohort: Cohort, blocks: NDArray[Any] | None = None
+) -> PermutationTest:
     """Compare the score of a linear method with those of labels given to other people.
 
     People are divided anew for every permutation, as the splitter does it.
@@ -190,6 +200,8 @@ def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTe
         What.
     cohort : Cohort
         Of whom.
+    blocks : ndarray of shape (scan,), optional
+        Labels move within a block only.
 
     Returns
     -------
@@ -214,6 +226,8 @@ def permute(method: Method, question: Question, cohort: Cohort) -> PermutationTe
         divide,
         kind=task.kind,
         subjects=subjects_of(question.scans),
+        families=question.units,
+        blocks=blocks,
         n_permutations=cohort.plan.permutations,
         seed=cohort.plan.seed,
         classifier=linear.classifier,
@@ -242,7 +256,7 @@ def _linear(method: Method, question: Question, cohort: Cohort) -> LinearMethod 
 def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
     """Predict without a model, by what is no linear model of features that are there."""
     task, plan, splits = question.task, cohort.plan, question.splits
-    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects_of(question.scans)}
+    known: dict[str, Any] = {"kind": task.kind, "subjects": question.units}
     if how == "dummy":
         both = [learning_from_both(split) for split in splits]
         return dummy_predictions(task.truth, both, kind=task.kind)
@@ -268,7 +282,7 @@ def _probe(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPred
     if method.model is None:
         raise TypeError(f"method {method.name} has no model")
     task, plan, model = question.task, cohort.plan, method.model
-    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects_of(question.scans)}
+    known: dict[str, Any] = {"kind": task.kind, "subjects": question.units}
     if method.how == "neighbours":
         features = cohort.features(model, method.features)[task.rows]
         return neighbour_predictions(features, task.truth, question.splits, **known)

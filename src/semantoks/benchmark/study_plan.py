@@ -245,6 +245,9 @@ class StudyPlan(_Section):
     permutations: int = Field(
         0, ge=0, description="permutations of labels for the p of linear methods; 0 for none"
     )
+    permute_within: str | None = Field(
+        None, description="column, such as site, within which permuted labels stay"
+    )
     probe: ProbePlan = ProbePlan()
     finetuning: FineTuningPlan = FineTuningPlan()
     seed: int = Field(0, ge=0, description="of divisions, probes and draws")
@@ -265,6 +268,16 @@ class StudyPlan(_Section):
             raise ValueError(
                 f"two splits have the same name, {twice!r}; give each its own, as in "
                 "{kind: random, name: again}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_stays_within(self) -> Self:
+        """Refuse to say where permuted labels stay if there are none."""
+        if self.permute_within is not None and not self.permutations:
+            raise ValueError(
+                "permute_within says where permuted labels stay, but there are no permutations. "
+                "Say how many, such as permutations: 1000."
             )
         return self
 

@@ -70,17 +70,18 @@ def summary_table(
     split : str
         How people were divided.
     draws, seed : int
-        Of the bootstrap over people.
+        Of the bootstrap over people; over families, where the splits keep some together.
 
     Returns
     -------
     DataFrame
         One row a method and metric: value, low, high; difference, difference_low, difference_high
-        (paired bootstrap over people); t_low, t_high, p (corrected resampled t-test over folds) and
-        p_corrected (Holm, over the methods of this target and split); n_scans, n_subjects, n_folds
-        and n_repeats.
+        (paired bootstrap over people); t_low, t_high, p (corrected resampled t-test over folds, see
+        `compare_folds`; NaN with fewer than 5 folds, and where people are divided once for F1 and
+        Pearson's r) and p_corrected (Holm, over the methods of this target and split, the baselines
+        and the dummy among them); n_scans, n_subjects, n_folds and n_repeats.
     """
-    task, subjects = question.task, subjects_of(question.scans)
+    task, units = question.task, question.units
     known = {"kind": task.kind}
     # Most methods answer for all folds: draws and connectivity are the same for these.
     against: dict[int, tuple[NDArray[np.float64], dict[str, Score]]] = {}
@@ -88,7 +89,7 @@ def summary_table(
     for method, folds in answers.items():
         others = answers[CONNECTIVITY][: len(folds)]
         if len(folds) not in against:
-            weights = draw_weights([fold.split for fold in folds], subjects, draws, seed)
+            weights = draw_weights([fold.split for fold in folds], units, draws, seed)
             scored = score_predictions(others, task.truth, weights, **known)
             against[len(folds)] = weights, scored
         weights, references = against[len(folds)]
@@ -106,29 +107,80 @@ def summary_table(
                 "high": score.high,
             }
             if method != CONNECTIVITY:
-                low, high = interval(score.draws - references[metric].draws)
-                row |= {
-                    "difference": score.value - references[metric].value,
-                    "difference_low": low,
-                    "difference_high": high,
-                    **_tested(folds, others, task.truth, metric, question),
-                }
+                row |= _against(score, references[metric])
+                row |= _tested(folds, others, task.truth, metric, question)
             rows.append(
                 row
                 | {
                     "n_scans": len(task.rows),
                     "n_tested": len(tested),
-                    "n_subjects": len(np.unique(subjects)),
+                    "n_subjects": len(np.unique(subjects_of(question.scans))),
                     "n_missing": task.n_missing,
                     "n_folds": len({fold.split.fold for fold in folds}),
                     "n_repeats": len({fold.split.repeat for fold in folds}),
                 }
             )
-    table = pd.DataFrame(rows)
-    table["p_corrected"] = np.nan
-    for _, part in table[table["p"].notna()].groupby("metric"):
-        table.loc[part.index, "p_corrected"] = correct_p_values(part["p"].to_numpy(), "holm")
-    return table
+    return _corrected_by_metric(pd.DataFrame(rows))
+
+
+def difference_table(
+    answers: Answers,
+    pairs: Sequence[tuple[str, str]],
+    question: Question,
+    split: str,
+    *,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Hold methods against other ones than connectivity, as `summary_table` holds them against it.
+
+    Parameters
+    ----------
+    answers : mapping of str to sequence of FoldPrediction
+        Method -> predictions.
+    pairs : sequence of (str, str)
+        Method, and the one that it is held against, both of them in `answers`. Where one of both
+        has the first folds only, these are compared.
+    question : Question
+        What was asked.
+    split : str
+        How people were divided.
+    draws, seed : int
+        Of the bootstrap over people.
+
+    Returns
+    -------
+    DataFrame
+        One row a pair and metric: method, reference, target, kind, split, metric, difference,
+        difference_low, difference_high, t_low, t_high, p, p_corrected (Holm, over the pairs),
+        n_scans, n_folds and n_repeats.
+    """
+    task, units = question.task, question.units
+    rows = []
+    for method, reference in pairs:
+        n = min(len(answers[method]), len(answers[reference]))
+        folds, others = answers[method][:n], answers[reference][:n]
+        weights = draw_weights([fold.split for fold in folds], units, draws, seed)
+        own, other = (
+            score_predictions(each, task.truth, weights, kind=task.kind) for each in (folds, others)
+        )
+        rows += [
+            {
+                "method": method,
+                "reference": reference,
+                "target": task.target,
+                "kind": task.kind,
+                "split": split,
+                "metric": metric,
+                **_against(own[metric], other[metric]),
+                **_tested(folds, others, task.truth, metric, question),
+                "n_scans": len(task.rows),
+                "n_folds": len({fold.split.fold for fold in folds}),
+                "n_repeats": len({fold.split.repeat for fold in folds}),
+            }
+            for metric in METRICS[task.kind]
+        ]
+    return _corrected_by_metric(pd.DataFrame(rows))
 
 
 def corrected(scores: pd.DataFrame) -> pd.DataFrame:
@@ -161,6 +213,24 @@ def corrected(scores: pd.DataFrame) -> pd.DataFrame:
     return scores
 
 
+def _corrected_by_metric(table: pd.DataFrame) -> pd.DataFrame:
+    """Correct p for all rows of a metric, by Holm's method."""
+    table["p_corrected"] = np.nan
+    for _, part in table[table["p"].notna()].groupby("metric"):
+        table.loc[part.index, "p_corrected"] = correct_p_values(part["p"].to_numpy(), "holm")
+    return table
+
+
+def _against(score: Score, reference: Score) -> dict[str, float]:
+    """Return a paired difference with its interval, draw by draw."""
+    low, high = interval(score.draws - reference.draws)
+    return {
+        "difference": score.value - reference.value,
+        "difference_low": low,
+        "difference_high": high,
+    }
+
+
 def _tested(
     folds: Sequence[FoldPrediction],
     others: Sequence[FoldPrediction],
@@ -169,10 +239,5 @@ def _tested(
     question: Question,
 ) -> dict[str, float]:
     """Test the difference over folds, which share people."""
-    empty = {"t_low": np.nan, "t_high": np.nan, "p": np.nan}
-    if len(folds) < 2:
-        return empty
     test = compare_folds(folds, others, truth, kind=question.task.kind, metric=metric)
-    if test.n_folds < 2:
-        return empty
     return {"t_low": test.low, "t_high": test.high, "p": test.p}

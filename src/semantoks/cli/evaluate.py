@@ -53,12 +53,15 @@ def evaluate(
         output.say(table)
     for text in study.skipped:
         output.say(f"skipped {text}")
+    for text in study.notices:
+        output.say(f"note: {text}")
     page = write_study_page(
         study.scores,
         out / "report.html",
         title="semantoks study",
         words=[
             *(f"Skipped: {text.rstrip('.')}." for text in study.skipped),
+            *(f"Note: {text}." for text in study.notices),
             *_seen(study.scores.groupby("method")["n_seen"].max()),
         ],
     )
@@ -69,6 +72,7 @@ def evaluate(
             "scores": study.scores.to_dict(orient="records"),
             "skipped": list(study.skipped),
             "failed": list(study.failed),
+            "notices": list(study.notices),
         }
     )
     if study.failed:

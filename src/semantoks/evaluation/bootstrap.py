@@ -22,7 +22,8 @@ def bootstrap_weights(
     Parameters
     ----------
     subjects : array_like of shape (scan,)
-        Who each scan is of.
+        Who each scan is of, or, where relatives are alike, of which family: drawing twins one by
+        one makes intervals too short.
     n : int
         Number of draws.
     seed : int

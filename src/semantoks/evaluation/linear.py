@@ -99,7 +99,8 @@ def predict_fold(
     truth : ndarray of shape (scan,)
         Codes of the classes (0, 1, ...), or values, of all scans that the split counts.
     subjects : ndarray of shape (scan,)
-        Who each of these scans is of.
+        Who each of these scans is of, or, where relatives are alike, of which family: what is left
+        out together where a penalty is chosen.
     kind : {"classification", "regression"}
         What the target is.
     classifier : {"ridge", "logistic"}

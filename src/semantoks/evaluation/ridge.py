@@ -84,7 +84,7 @@ def fit_ridge(
     outputs : ndarray of shape (scan, output)
         What is to be predicted.
     subjects : ndarray of shape (scan,)
-        Who each scan is of.
+        Who each scan is of, or, where relatives are alike, the family: what is left out together.
     weights : ndarray of shape (scan,), optional
         Weight of each scan's squared error, all 1 if not given.
     penalties : ndarray of shape (penalty,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ from scipy import stats
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from semantoks.evaluation.permuted_labels import permute_labels
+from semantoks.evaluation.pooled_folds import fold_ratios, pooled_differences
 from semantoks.evaluation.preparation import Preparation
 from semantoks.evaluation.probe import (
     Classifier,
@@ -24,6 +26,9 @@ from semantoks.evaluation.splits import Kind, Split
 
 Correction = Literal["fdr_bh", "fdr_by", "holm"]
 Vector = NDArray[np.float64]
+
+FEWEST_FOLDS: Final = 5
+"""Folds that a t-test of two methods needs; the spread of fewer is hardly known."""
 
 
 class ResampledTest(NamedTuple):
@@ -125,6 +130,14 @@ def compare_folds(
 ) -> ResampledTest:
     """Test the difference of two methods on the same splits.
 
+    Where people are divided anew for every repeat, the differences are those of the folds' own
+    scores. Where they are divided once, so that every scan is tested once (one site left out, or
+    one division into folds), the score is that of all scans together, and the mean of the folds'
+    own scores is another quantity: R² of a few scans has no lower bound, and a site with one class
+    has a recall, no balanced accuracy. What is tested there is the pooled difference, as a mean
+    over folds of what each says of it (`pooled_differences`). F1 and Pearson's r are no ratios of
+    sums over folds, and are not tested there.
+
     Parameters
     ----------
     first, second : sequence of FoldPrediction
@@ -139,7 +152,8 @@ def compare_folds(
     Returns
     -------
     ResampledTest
-        The test of first minus second.
+        The test of first minus second. With fewer than `FEWEST_FOLDS` folds there is a difference
+        but no interval and no p: with two of them p < .05 comes by chance where both differ alike.
 
     Raises
     ------
@@ -149,7 +163,7 @@ def compare_folds(
         If there is no such metric.
     """
     name = _metric_name(kind, metric)
-    if len(first) != len(second):
+    if len(first) != len(second) or not len(first):
         raise InputError(f"{len(first)} folds came to be compared with {len(second)}.")
     for one, other in zip(first, second, strict=True):
         same = all(
@@ -161,13 +175,34 @@ def compare_folds(
                 f"{one.split} of one method and {other.split} of the other do not hold the same "
                 "scans, so that they cannot be compared in pairs. Use the same splits."
             )
-    differences = [
-        fold_metric(name, truth, one) - fold_metric(name, truth, other)
-        for one, other in zip(first, second, strict=True)
-    ]
     sizes = [(len(fold.split.train), len(fold.split.test)) for fold in first]
     n_train, n_test = np.mean(sizes, axis=0)
-    return resampled_t_test(differences, float(n_train), float(n_test))
+    differences = _fold_differences(first, second, truth, name)
+    test = resampled_t_test(differences, float(n_train), float(n_test))
+    if test.n_folds >= FEWEST_FOLDS:
+        return test
+    nan = float("nan")
+    return test._replace(low=nan, high=nan, statistic=nan, p=nan)
+
+
+def _fold_differences(
+    first: Sequence[FoldPrediction],
+    second: Sequence[FoldPrediction],
+    truth: NDArray[Any],
+    metric: str,
+) -> Vector:
+    """Differences whose mean is tested: of the folds' scores, or of one score of all folds."""
+    tested = np.concatenate([fold.split.test for fold in first])
+    once = len({fold.split.repeat for fold in first}) == 1 and len({*tested}) == len(tested)
+    if len(first) > 1 and once:
+        mine, theirs = (fold_ratios(metric, truth, folds) for folds in (first, second))
+        if mine is None or theirs is None:
+            return np.full(len(first), np.nan)
+        return pooled_differences(mine, theirs)
+    own, other = (
+        np.array([fold_metric(metric, truth, fold) for fold in folds]) for folds in (first, second)
+    )
+    return own - other
 
 
 def permutation_test(
@@ -177,6 +212,7 @@ def permutation_test(
     *,
     kind: Kind,
     subjects: NDArray[Any],
+    families: NDArray[Any] | None = None,
     blocks: NDArray[Any] | None = None,
     metric: str | None = None,
     n_permutations: int = 200,
@@ -190,7 +226,7 @@ def permutation_test(
     """Compare a score with those of labels that were given to other subjects.
 
     Preparation, scaling, penalty and model are fitted anew for every permutation. The labels of
-    all scans of a subject move together.
+    all scans of a subject move together, and those of a family, whose members are alike.
 
     Parameters
     ----------
@@ -205,6 +241,9 @@ def permutation_test(
         What the target is.
     subjects : ndarray of shape (scan,)
         Who each scan is of.
+    families : ndarray of shape (scan,), optional
+        Family of each scan, as `families_of` returns: what is left out to choose a penalty, and
+        what labels move with. Not given, people have no relatives.
     blocks : ndarray of shape (scan,), optional
         Labels move within a block only, such as a site; anywhere by default.
     metric : str, optional
@@ -247,7 +286,7 @@ def permutation_test(
             labels,
             divide(labels),
             kind=kind,
-            subjects=subjects,
+            subjects=subjects if families is None else families,
             classifier=classifier,
             scaling=scaling,
             prepare=prepare,
@@ -259,86 +298,13 @@ def permutation_test(
 
     value, null = score(truth), np.empty(n_permutations)
     for i in range(n_permutations):
-        null[i] = score(permute_labels(truth, subjects, random, blocks))
+        null[i] = score(permute_labels(truth, subjects, random, blocks, families))
         if progress is not None:
             progress(i + 1, n_permutations)
     worse = null > value if name in LOWER_IS_BETTER else null < value
     as_good = ~worse  # a permutation without a score counts against the method
     p = (1 + int(as_good.sum())) / (1 + n_permutations) if np.isfinite(value) else float("nan")
     return PermutationTest(value, null, p)
-
-
-def permute_labels(
-    truth: NDArray[Any],
-    subjects: NDArray[Any],
-    random: np.random.Generator,
-    blocks: NDArray[Any] | None = None,
-) -> NDArray[Any]:
-    """Give the labels of every subject to another one.
-
-    Where a subject has the same label in all scans, any two subjects of a block may change places.
-    Where labels differ between the scans of a subject, the labels move as they are, among subjects
-    with as many scans.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Label of each scan.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    random : Generator
-        Where chance comes from.
-    blocks : ndarray of shape (scan,), optional
-        Labels move within a block only.
-
-    Returns
-    -------
-    ndarray of shape (scan,)
-        Permuted labels.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, a subject is in two blocks, or no label can move.
-
-    Examples
-    --------
-    >>> random = np.random.default_rng(0)
-    >>> permute_labels(np.array([1, 1, 2, 3]), np.array(list("aabc")), random)
-    array([3, 3, 1, 2])
-    """
-    block = (
-        np.zeros(len(truth), dtype=np.int64)
-        if blocks is None
-        else np.unique(blocks, return_inverse=True)[1]
-    )
-    if not len(truth) == len(subjects) == len(block):
-        raise InputError(
-            f"{len(truth)} labels came with {len(subjects)} subjects and {len(block)} blocks."
-        )
-    names, code = np.unique(subjects, return_inverse=True)
-    scans = [np.flatnonzero(code == i) for i in range(len(names))]
-    split_up = [str(n) for n, rows in zip(names, scans, strict=True) if len({*block[rows]}) > 1]
-    if split_up:
-        raise InputError(
-            f"{len(split_up)} subject(s) have scans in several blocks, the first is "
-            f"{split_up[0]!r}: their labels cannot move within one. Permute without blocks."
-        )
-    constant = all(len(np.unique(truth[rows])) == 1 for rows in scans)
-    groups = [(block[rows[0]], 0 if constant else len(rows)) for rows in scans]
-    permuted, moved = truth.copy(), False
-    for group in sorted(set(groups)):
-        members = [rows for rows, of in zip(scans, groups, strict=True) if of == group]
-        order = random.permutation(len(members))
-        moved |= len(members) > 1
-        for rows, source in zip(members, order, strict=True):
-            permuted[rows] = truth[members[source][0]] if constant else truth[members[source]]
-    if not moved:
-        raise InputError(
-            "no label can move: every subject is alone in its block, or alone with its number of "
-            "scans. Permute without blocks."
-        )
-    return permuted
 
 
 def correct_p_values(p: ArrayLike, method: Correction = "fdr_bh") -> Vector:
