@@ -83,8 +83,9 @@ def unseen_scans(plan: StudyPlan, seen: Seen, store: Store) -> NDArray[np.bool_]
     kept = ~np.isin(subjects_of(store.scans), sorted(everybody))
     if not kept.any():
         raise InputError(
-            f"every subject of {store.path} was in the pretraining of a model of this study, so "
-            "that exclude_seen leaves nobody. Probe another cohort, or say exclude_seen: false."
+            f"every subject of {store.path}, or somebody else of the same identifier, was in the "
+            "pretraining of a model of this study, so that exclude_seen leaves nobody. Probe "
+            "another cohort, or, if they are known to be others, say exclude_seen: false."
         )
     return kept
 

@@ -199,10 +199,13 @@ def _fold_differences(
         if mine is None or theirs is None:
             return np.full(len(first), np.nan)
         return pooled_differences(mine, theirs)
-    own, other = (
-        np.array([fold_metric(metric, truth, fold) for fold in folds]) for folds in (first, second)
+    pairs = zip(first, second, strict=True)
+    return np.array(
+        [
+            fold_metric(metric, truth, own) - fold_metric(metric, truth, other)
+            for own, other in pairs
+        ]
     )
-    return own - other
 
 
 def permutation_test(
