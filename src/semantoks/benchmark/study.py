@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ import semantoks
 from semantoks.benchmark.study_blocks import check_blocks, classes_of_one_site
 from semantoks.benchmark.study_cells import Say, compute, read_cell, read_permutations
 from semantoks.benchmark.study_cohort import Cohort
-from semantoks.benchmark.study_keys import Cell, cells_of, impossible
+from semantoks.benchmark.study_keys import Cell, cells_of, impossible, splits_file
 from semantoks.benchmark.study_methods import Question
 from semantoks.benchmark.study_people import people_seen, unseen_scans, with_seen
 from semantoks.benchmark.study_plan import StudyPlan
@@ -33,8 +32,6 @@ from semantoks.evaluation.split_table import write_splits
 from semantoks.evaluation.splits import subjects_of
 from semantoks.files import replacing
 
-_IN_FILES: Final = " !#$&'()+,;=@[]^{}`"
-"""Signs that the names of files may have everywhere; the others of a column are written as %2F."""
 Questions = dict[tuple[str, str], Question]
 """By target and name of the splits."""
 
@@ -177,8 +174,7 @@ def _write_splits(questions: Questions, out: Path, say: Say) -> dict[str, str]:
     """Write the splits down, and return the hash of each file; say which are of other plans."""
     hashes: dict[str, str] = {}
     for (target, split), question in questions.items():
-        # A column may be called anything, also what is no name of a file.
-        path = out / "splits" / f"{quote(target, safe=_IN_FILES)}-{split}.json"
+        path = splits_file(out, target, split)
         if path.name in hashes:
             raise ConfigurationError(
                 f"two questions would write their splits to {path}: the last is {target!r}, "

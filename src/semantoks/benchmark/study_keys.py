@@ -1,11 +1,13 @@
-"""What the cells of a study are called: a digest of all that each one's answer depends on."""
+"""What the files of a study are called; cells, by a digest of all that each answer depends on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import semantoks
 from semantoks.benchmark.study_methods import Method, Question, methods_of
@@ -22,6 +24,9 @@ from semantoks.evaluation.description import feature_names
 from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.evaluation.site_splitters import SiteStratifiedFolds
 from semantoks.model.checkpoint import load_model
+
+_IN_FILES: Final = " !#$&'()+,;=@[]^{}`"
+"""Signs that the names of files may have everywhere; the others of a column are written as %2F."""
 
 
 class Cell(NamedTuple):
@@ -103,6 +108,24 @@ def cells_of(
             if read:  # the fingerprint of the store is of its series, not of what is said of them
                 about["table"] = values_of(question.scans, read)
             yield Cell(target, split, method, _digest(about)[:24], divided)
+
+
+def splits_file(folder: Path, target: str, split: str) -> Path:
+    """Name the file of the splits of a question; a column may be called what no file can be.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the study.
+    target, split : str
+        Of which question.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return folder / "splits" / f"{quote(target, safe=_IN_FILES)}-{split}.json"
 
 
 def _divided(plan: StudyPlan, question: Question) -> str:

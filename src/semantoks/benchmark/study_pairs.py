@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from semantoks.benchmark.study_keys import splits_file
 from semantoks.benchmark.study_methods import Question
 from semantoks.benchmark.study_people import people_seen, unseen_scans
 from semantoks.benchmark.study_plan import StudyPlan
@@ -136,7 +137,7 @@ def _questions(plan: StudyPlan, folder: Path) -> Iterator[tuple[str, Question]]:
         task = replace(task, rows=np.flatnonzero(kept)[task.rows])
         scans = store.scans.iloc[task.rows].reset_index(drop=True)
         for split in plan.splits:
-            path = folder / "splits" / f"{target.column}-{split.label}.json"
+            path = splits_file(folder, target.column, split.label)
             if path.exists():  # it was skipped otherwise
                 made = tuple(read_splits(path, scans))
                 yield split.label, Question(task, scans, made, split.splitter(plan.seed))
