@@ -16,11 +16,11 @@ SEARCH := $(PYTHON) $(HERE)abide_search.py abide.store search
 TWICE := KKI_0050805 KKI_0050808 Yale_0050578 Yale_0050602
 ONCE := $(TWICE:%=--leave-out %)
 BOTH := --metric balanced_accuracy --metric r2
-SMALL := --set precision=bf16 --set model.dim=128 --set model.depth=2 \
+SMALL := --recipe paper --set precision=bf16 --set model.depth=2 \
     --set model.projection_hidden_dim=512 --set optimization.batch_size=64 \
     --set optimization.warmup_epochs=2 --set optimization.learning_rate=4e-3 \
     --set optimization.teacher_momentum=0.95
-COURSES := --set model.time_courses=16 --set model.time_course_span=window \
+COURSES := $(SMALL) --set model.time_courses=16 --set model.time_course_span=window \
     --set model.time_course_start=principal
 REFERENCE := --recipe paper --set model.dim=192 --set model.depth=4
 
@@ -33,7 +33,9 @@ study = cp $(HERE)plans/$(1).yaml . && semantoks evaluate $(1).yaml --out $(2)
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 18
 
-abide: | abide.store abide-run/model abide-time-courses/model  ## all targets, both ways of splitting
+abide: | abide-run/model abide-time-courses/model
+abide: | abide-time-courses-start/model abide-time-courses-longer/model
+abide:  ## all targets, both ways of splitting
 	$(call study,abide,study)
 	$(TABLE) study $(BOTH)
 
@@ -54,6 +56,10 @@ finetuning: | abide.store abide-run/model  ## fine-tuning, from pretrained and f
 transduction: | split0.csv abide-run/model abide-run-training/model  ## with and without the test scans
 	$(call study,abide-transduction,study-transduction)
 	$(TABLE) study-transduction $(BOTH)
+
+audit: | abide-features.parquet abide-networks.parquet  ## what the features tell beside the target
+	semantoks audit --data abide.store $(|:%=--embeddings %) --target diagnosis \
+	    --model abide-run $(ONCE) --out audit
 
 ablation: | abide.store demo/store  ## ablation and scaling, on ABIDE and simulated
 	semantoks ablate --data abide.store --recipe tiny --set optimization.epochs=12 \
@@ -89,8 +95,17 @@ abide-run/model: | abide.store
 	    --set optimization.epochs=60 --set optimization.batch_size=64)
 
 abide-time-courses/model: | abide.store
-	$(call pretrain,abide.store,abide-time-courses,--recipe paper $(SMALL) $(COURSES) \
+	$(call pretrain,abide.store,abide-time-courses,$(COURSES) --set model.dim=128 \
 	    --set optimization.epochs=20)
+
+# Principal time courses, and nothing trained.
+abide-time-courses-start/model: | abide.store
+	$(call pretrain,abide.store,abide-time-courses-start,$(COURSES) --set model.dim=128 \
+	    --set optimization.epochs=0)
+
+abide-time-courses-longer/model: | abide.store
+	$(call pretrain,abide.store,abide-time-courses-longer,$(COURSES) --set model.dim=256 \
+	    --set masks.probability=1 --set optimization.epochs=60)
 
 abide-run-training/model: | abide.store abide-run/model
 	test -e study/splits/diagnosis-random.json || { $(call study,abide,study); }

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.benchmark.study_cells import cells_of
 from semantoks.benchmark.study_cohort import Cohort
+from semantoks.benchmark.study_keys import cells_of
 from semantoks.benchmark.study_methods import Method, Question, permute, predict
 from semantoks.benchmark.study_plan import SplitPlan, StudyPlan
 from semantoks.benchmark.study_scores import summary_table

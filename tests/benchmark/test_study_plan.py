@@ -125,3 +125,11 @@ def test_features_that_a_model_has_not_are_refused_before_anything_is_computed(
     with pytest.raises(ConfigurationError, match=r"model 'm' .*this model has none"):
         run_study(plan, tmp_path / "out")
     assert not list((tmp_path / "out" / "cells").iterdir())
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "benchmarks/plans").glob("*.yaml")), ids=lambda page: page.stem
+)
+def test_a_plan_that_was_written_down_is_read_again(page: Path) -> None:
+    plan = read_plan(page)
+    assert StudyPlan.model_validate(plan.model_dump(mode="json")) == plan

@@ -175,5 +175,5 @@ def test_halves_are_those_of_the_scan(store):
     assert last.lengths.tolist() == [10, 10, 11, 15, 22]
     found = last.read(np.array([3]), np.array([5]), 10)
     np.testing.assert_array_equal(found[0], store.series(3)[:, 21:31])
-    with pytest.raises(InputError, match="first half of '000'"):
+    with pytest.raises(InputError, match=r"half of 3 scan\(s\) .*the first is '000'"):
         half_features(store, encoder, window=15)

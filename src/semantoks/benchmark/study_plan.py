@@ -38,6 +38,11 @@ class _Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def _said(self) -> set[str]:
+        """Name the keys that say something else than what holds anyway, as a written plan's do."""
+        fields = type(self).model_fields
+        return {key for key in fields if getattr(self, key) != fields[key].default}
+
 
 def _column_alone(value: Any) -> Any:
     """Let a target be its column alone."""
@@ -100,7 +105,7 @@ class SplitPlan(_Section):
     @model_validator(mode="after")
     def _every_key_is_read(self) -> Self:
         """Refuse keys that this kind does not read."""
-        for key in sorted(self.model_fields_set & _READ_BY.keys()):
+        for key in sorted(self._said() & _READ_BY.keys()):
             if self.kind not in _READ_BY[key]:
                 raise ValueError(
                     f"nothing reads {key} in splits of kind {self.kind}; it belongs to "
@@ -180,7 +185,7 @@ class ModelPlan(_Section):
     @model_validator(mode="after")
     def _every_key_is_read(self) -> Self:
         """Refuse keys that nothing reads, and read-outs that a probe cannot read."""
-        given = self.model_fields_set
+        given = self._said()
         if "features" in given and _WHOLE.issuperset(self.probes):
             raise ValueError(
                 f"nothing reads features where the probes are {_listed(self.probes)}: these read "
