@@ -37,7 +37,13 @@ abide: | abide-run/model abide-time-courses/model
 abide: | abide-time-courses-start/model abide-time-courses-longer/model
 abide:  ## all targets, both ways of splitting
 	$(call study,abide,study)
-	$(TABLE) study $(BOTH)
+	$(TABLE) study $(BOTH) \
+	    --against 'pretrained mean+cls, ridge=untrained mean+cls, ridge' \
+	    --against 'pretrained networks, ridge=untrained networks, ridge' \
+	    --against 'time-courses mean+cls, ridge=time-courses-start mean+cls, ridge' \
+	    --against 'time-courses networks+log-synchrony, ridge=time-courses-start networks+log-synchrony, ridge' \
+	    --against 'time-courses-longer mean+cls, ridge=time-courses mean+cls, ridge' \
+	    --against 'time-courses-longer mean+cls, ridge=time-courses-start mean+cls, ridge'
 
 probes: | abide.store abide-run/model  ## the paper's linear probe, the attention probe
 	$(call study,abide-probes,study-probes)
@@ -49,7 +55,8 @@ finetuning: | abide.store abide-run/model  ## fine-tuning, from pretrained and f
 	$(call study,abide-finetuning-site,study-finetuning-site)
 	$(TABLE) study-finetuning-site $(BOTH)
 	$(call study,abide-finetuning-untrained,study-finetuning-untrained)
-	$(TABLE) study-finetuning-untrained $(BOTH)
+	$(TABLE) study-finetuning-untrained $(BOTH) \
+	    --against 'pretrained, finetune=untrained, finetune'
 	$(call study,abide-finetuning-paper,study-finetuning-paper)
 	$(TABLE) study-finetuning-paper $(BOTH)
 
@@ -58,7 +65,7 @@ transduction: | split0.csv abide-run/model abide-run-training/model  ## with and
 	$(TABLE) study-transduction $(BOTH)
 
 audit: | abide-features.parquet abide-networks.parquet  ## what the features tell beside the target
-	semantoks audit --data abide.store $(|:%=--embeddings %) --target diagnosis \
+	test -e audit || semantoks audit --data abide.store $(|:%=--embeddings %) --target diagnosis \
 	    --model abide-run $(ONCE) --out audit
 
 ablation: | abide.store demo/store  ## ablation and scaling, on ABIDE and simulated
@@ -73,22 +80,30 @@ ablation: | abide.store demo/store  ## ablation and scaling, on ABIDE and simula
 
 identification: | $(foreach kind,features untrained networks untrained-networks,stages-$(kind).parquet)
 identification:  ## STAGES: is it the same person?
-	semantoks reliability --data stages.store $(|:%=--embeddings %) --model stages-run \
+	test -e reliability || semantoks reliability --data stages.store $(|:%=--embeddings %) --model stages-run \
 	    --features networks --out reliability
 
 symptoms: | $(foreach kind,features untrained networks untrained-networks,stages-$(kind).parquet)
 symptoms:  ## STAGES: change of symptoms
 	for target in sofas bprs session; do \
-	    semantoks probe --data stages.store $(|:%=--embeddings %) --target $$target \
+	    test -e stages-$$target || semantoks probe --data stages.store $(|:%=--embeddings %) --target $$target \
 	        --out stages-$$target || exit 1; \
 	done
 
-search: | abide.store  ## what was tried: score on validation parts, then test what was chosen
+search: | abide.store unfiltered.store  ## what was tried: score on validation parts, then test what was chosen
 	$(SEARCH) --leave-out $(TWICE)
 	$(SEARCH) --leave-out $(TWICE) --test
+	$(PYTHON) $(HERE)abide_search.py unfiltered.store search-unfiltered --leave-out $(TWICE) \
+	    --models w8 --features mean+cls
 
-abide.store: | ABIDE_pcp abide1_subjects.csv
+# What a store was made of may be gone once it is there.
+needed = $(if $(wildcard $(1)),,$(2))
+
+abide.store: | $(call needed,abide.store,ABIDE_pcp abide1_subjects.csv)
 	semantoks prepare ABIDE_pcp --atlas cc200 --table abide1_subjects.csv --out $@
+
+unfiltered.store: | $(call needed,unfiltered.store,ABIDE_pcp abide1_subjects.csv)
+	semantoks prepare ABIDE_pcp --atlas cc200 --no-filter --table abide1_subjects.csv --out $@
 
 abide-run/model: | abide.store
 	$(call pretrain,abide.store,abide-run,$(REFERENCE) \
@@ -123,11 +138,12 @@ split0.csv: | abide-run-training/model
 demo/store:
 	semantoks demo demo
 
-stages: | stages_schaefer400_7n_order_tr2.h5 sofas_change_scores.txt bprs_change_scores.txt
+stages: | $(call needed,stages,$(addsuffix _change_scores.txt,sofas bprs))
+stages: | $(call needed,stages,stages_schaefer400_7n_order_tr2.h5)
 	$(PYTHON) $(HERE)../examples/export_stages.py stages_schaefer400_7n_order_tr2.h5 $@ \
 	    --outcome sofas=sofas_change_scores.txt --outcome bprs=bprs_change_scores.txt
 
-stages.store: | stages
+stages.store: | $(call needed,stages.store,stages)
 	semantoks prepare stages --atlas schaefer400 --table stages/scans.tsv --no-filter --out $@
 
 stages-run/model: | stages.store

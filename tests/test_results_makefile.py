@@ -69,11 +69,13 @@ def test_plans_and_scripts_are_there(section: str, tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
-    for folder in ("abide.store", "abide-run/model", "abide-time-courses/model"):
+    courses = [f"abide-time-courses{end}/model" for end in ("", "-start", "-longer")]
+    for folder in ("abide.store", "abide-run/model", *courses):
         (tmp_path / folder).mkdir(parents=True)
     text = "\n".join(asked("abide", tmp_path))
-    assert "prepare" not in text
-    assert "pretrain" not in text.replace("time-courses-start", "")
+    assert "semantoks evaluate" in text
+    assert "semantoks prepare" not in text
+    assert "semantoks pretrain" not in text
     (tmp_path / "abide-run/config.yaml").touch()
     (tmp_path / "abide-run/model").rmdir()
     assert "--out abide-run --resume" in "\n".join(asked("abide", tmp_path))
