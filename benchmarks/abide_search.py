@@ -37,14 +37,21 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
+from semantoks.benchmark.tasks import kept_scans
 from semantoks.data.store import Store
+from semantoks.errors import InputError
 from semantoks.evaluation.description import feature_names
 from semantoks.evaluation.metrics import balanced_accuracy, r2
 from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.readout import encode_scans, scans_of
 from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.scan_statistics import correlation, log_of
-from semantoks.evaluation.split_table import write_splits
+from semantoks.evaluation.split_table import (
+    read_record,
+    splits_record,
+    splits_table,
+    write_splits,
+)
 from semantoks.evaluation.splits import Split
 from semantoks.evaluation.splitters import RandomSubjectSplits
 from semantoks.model.checkpoint import load_encoder
@@ -273,12 +280,19 @@ def make_task(store: Store, target: str, left_out: list[str], folder: Path) -> T
     """Divide the people of a target ten times, as a study does by default, and write it down."""
     kind, scans = TARGETS[target], store.scans
     known = scans[target].notna() & (scans[target].astype(str) != "")
-    rows = np.flatnonzero(known & ~scans["scan"].isin(left_out))
+    rows = np.flatnonzero(known & kept_scans(store, left_out))
     scans = scans.iloc[rows].reset_index(drop=True)
     check_people(store, list(scans["scan"]))
     truth = scans[target].to_numpy(np.float64 if kind == "regression" else str)
     divisions = RandomSubjectSplits(repeats=len(SEEDS)).splits(scans, truth, kind=kind)
-    write_splits(divisions, scans, folder / f"splits-{target}.json")
+    path = folder / f"splits-{target}.json"
+    own = splits_record(splits_table(divisions, list(scans["scan"])), scans)["sha256"]
+    if path.exists() and read_record(path)["sha256"] != own:
+        raise InputError(
+            f"{path} holds other divisions, and the scores in {folder} are of them. Take a new "
+            "folder (its runs and features may be moved there), or leave the same scans out."
+        )
+    write_splits(divisions, scans, path)
     if kind == "classification":
         truth = np.unique(truth, return_inverse=True)[1]
     return Task(target, kind, rows, truth, scans["subject"].to_numpy(str), divisions)

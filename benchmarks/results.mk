@@ -62,7 +62,9 @@ finetuning: | abide.store abide-run/model  ## fine-tuning, from pretrained and f
 
 transduction: | split0.csv abide-run/model abide-run-training/model  ## with and without the test scans
 	$(call study,abide-transduction,study-transduction)
-	$(TABLE) study-transduction $(BOTH)
+	$(TABLE) study-transduction $(BOTH) \
+	    --against 'all-people mean+cls, ridge=training-people mean+cls, ridge' \
+	    --against 'all-people networks, ridge=training-people networks, ridge'
 
 audit: | abide-features.parquet abide-networks.parquet  ## what the features tell beside the target
 	test -e audit || semantoks audit --data abide.store $(|:%=--embeddings %) --target diagnosis \
@@ -94,7 +96,7 @@ search: | abide.store unfiltered.store  ## what was tried: score on validation p
 	$(SEARCH) --leave-out $(TWICE)
 	$(SEARCH) --leave-out $(TWICE) --test
 	$(PYTHON) $(HERE)abide_search.py unfiltered.store search-unfiltered --leave-out $(TWICE) \
-	    --models w8 --features mean+cls
+	    --models w8 w16-always-masked-long --features mean+cls
 
 # What a store was made of may be gone once it is there.
 needed = $(if $(wildcard $(1)),,$(2))
@@ -122,10 +124,13 @@ abide-time-courses-longer/model: | abide.store
 	$(call pretrain,abide.store,abide-time-courses-longer,$(COURSES) --set model.dim=256 \
 	    --set masks.probability=1 --set optimization.epochs=60)
 
-abide-run-training/model: | abide.store abide-run/model
-	test -e study/splits/diagnosis-random.json || { $(call study,abide,study); }
+# It leaves out who is tested in the first division of the study.
+abide-run-training/model: | study/splits/diagnosis-random.json
 	$(call pretrain,abide.store,abide-run-training,--recipe abide-run/config.yaml \
 	    --precision bf16 --split study/splits/diagnosis-random.json --repeat 0)
+
+study/splits/diagnosis-random.json:
+	$(MAKE) -f $(lastword $(MAKEFILE_LIST)) abide
 
 # The first division of the study, as a list of its own.
 split0.csv: | abide-run-training/model

@@ -183,3 +183,19 @@ def test_the_table_says_who_was_tested(plan: MakePlan, tmp_path: Path) -> None:
     ]
     assert n < 20
     assert "lack" not in str(scores_tables(scores.assign(n_missing=0))[0].caption)
+
+
+def test_predictions_are_scored_where_only_their_permutations_fail(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*words: object) -> None:
+        raise InputError("a permuted class is too rare.")
+
+    monkeypatch.setattr("semantoks.benchmark.study_cells.permute", refusing)
+    study = run_study(plan(permutations=3), tmp_path / "out")
+    assert study.failed == (
+        "diagnosis, folds, connectivity: permuted labels failed. a permuted class is too rare.",
+    )
+    rows = study.scores.set_index(["method", "metric"])
+    assert rows.loc[("connectivity", "balanced_accuracy"), "value"] > 0
+    assert rows["p_permutation"].isna().all()

@@ -349,6 +349,9 @@ def test_labels_stay_in_their_blocks():
         permute_labels(truth, np.array([0, 1, 0, 2]), random, blocks)
     with pytest.raises(InputError, match="no label can move"):
         permute_labels(truth, np.arange(4), random, np.arange(4))
+    constant = np.array([0, 0, 1, 1])  # within each block all labels are the same
+    with pytest.raises(InputError, match="has the label of all others there"):
+        permute_labels(constant, np.arange(4), np.random.default_rng(0), constant)
 
 
 def test_corrections_are_known_ones():
@@ -393,3 +396,30 @@ def test_a_permutation_without_a_score_does_not_speak_for_the_method():
     assert found.value == 1
     assert undefined.any()
     assert found.p == (1 + np.sum(undefined | (found.null >= 1))) / 41
+
+
+def test_permutations_are_held_against_the_score_of_the_table():
+    """Sites of one class each: their own scores are recalls, the score is that of all scans."""
+    random = np.random.default_rng(0)
+    truth = np.r_[np.arange(40) % 2, np.zeros(6, dtype=int)]
+    site = np.r_[np.arange(40) // 10, np.full(6, 4)]
+    features = random.standard_normal((46, 3)) + truth[:, None]
+    splits = [
+        Split("site", 0, str(i), np.flatnonzero(site != i), np.flatnonzero(site == i))
+        for i in range(5)
+    ]
+    found = permutation_test(
+        features,
+        truth,
+        lambda _: splits,
+        kind="classification",
+        subjects=np.arange(46),
+        n_permutations=2,
+    )
+    folds = cross_validated_predictions(
+        features, truth, splits, kind="classification", subjects=np.arange(46)
+    )
+    predicted = np.empty(46, dtype=int)
+    for fold in folds:
+        predicted[fold.split.test] = fold.prediction
+    assert found.value == pytest.approx(balanced_accuracy_score(truth, predicted))

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 import semantoks
 from semantoks.benchmark.study_blocks import check_blocks, classes_of_one_site
-from semantoks.benchmark.study_cells import Say, compute, read_cell, read_permutations
+from semantoks.benchmark.study_cells import (
+    Say,
+    compute,
+    is_predicted,
+    read_cell,
+    read_permutations,
+)
 from semantoks.benchmark.study_cohort import Cohort
 from semantoks.benchmark.study_keys import Cell, cells_of, impossible, splits_file
 from semantoks.benchmark.study_methods import Question
@@ -111,8 +117,12 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda
     skipped += [_because(cell, reason) for cell, reason in reasons.items() if reason]
     cells = [cell for cell in cells if not reasons[cell]]
     refused = compute(cells, questions, Cohort(store, plan), out, workers, say)
-    failed = [_because(cell, f"failed. {reason}") for cell, reason in refused.items()]
-    cells = [cell for cell in cells if cell not in refused]
+    half = {cell for cell in refused if is_predicted(out, cell)}
+    failed = [
+        _because(cell, f"{'permuted labels ' * (cell in half)}failed. {reason}")
+        for cell, reason in refused.items()
+    ]
+    cells = [cell for cell in cells if cell not in refused or cell in half]
     beside = {(cell.target, cell.split) for cell in cells if cell.method.name == CONNECTIVITY}
     if not beside:
         raise InputError(f"nothing can be scored beside connectivity: {' '.join(failed)}")

@@ -60,7 +60,8 @@ def compute(
     Returns
     -------
     mapping of Cell to str
-        What could not be computed, and why; nothing is kept of it.
+        What could not be computed, and why. Predictions are kept where only permuted labels
+        failed.
 
     Raises
     ------
@@ -217,7 +218,7 @@ def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
     Returns
     -------
     float
-        p; NaN for methods whose labels are not permuted, and where none are.
+        p; NaN for methods whose labels are not permuted, and where that failed.
 
     Raises
     ------
@@ -227,6 +228,8 @@ def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
     if not plan.permutations or cell.method.how not in PREPARED:
         return float("nan")
     path = _permuted(out, cell, plan)
+    if not path.exists():
+        return float("nan")
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["p"])
     except (KeyError, TypeError, ValueError) as error:
@@ -239,6 +242,24 @@ def _is_there(out: Path, cell: Cell, plan: StudyPlan) -> bool:
         return False
     wanted = plan.permutations and cell.method.how in PREPARED
     return not wanted or _permuted(out, cell, plan).exists()
+
+
+def is_predicted(out: Path, cell: Cell) -> bool:
+    """Say whether the predictions of a cell are there.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the study.
+    cell : Cell
+        The cell.
+
+    Returns
+    -------
+    bool
+        Whether they are.
+    """
+    return _path(out, cell).exists()
 
 
 def _path(out: Path, cell: Cell) -> Path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from semantoks.benchmark.study_keys import splits_file
 from semantoks.benchmark.study_methods import Question
@@ -56,7 +60,8 @@ def study_differences(folder: str | Path, pairs: Sequence[tuple[str, str]]) -> p
         )
     kept = _Kept(folder)
     found = []
-    for split, question in _questions(plan, folder):
+    asked = {*zip(table["target"], table["split"], strict=True)}
+    for split, question in _questions(plan, folder, asked):
         here = table[(table["target"] == question.task.target) & (table["split"] == split)]
         both = [pair for pair in pairs if {*pair} <= {*here["method"]}]
         answers = {
@@ -80,7 +85,7 @@ class _Kept:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._cells = [dict(np.load(path)) for path in sorted((folder / "cells").glob("*.npz"))]
+        self._cells = [_load(path) for path in sorted((folder / "cells").glob("*.npz"))]
 
     def answer(
         self, rows: pd.DataFrame, question: Question, split: str
@@ -113,12 +118,27 @@ class _Kept:
         )
 
 
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the file of a cell."""
+    try:
+        with path.open("rb") as stream, np.load(stream) as opened:
+            return dict(opened)
+    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path} is damaged and cannot be read. Remove this file and run evaluate again: it is "
+            "computed anew, and nothing else is."
+        ) from error
+
+
 def _read(folder: Path) -> tuple[StudyPlan, pd.DataFrame]:
     """Read the plan and the scores of the folds."""
     try:
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         plan = StudyPlan.model_validate(content["plan"])
-        table = pd.read_csv(folder / "folds.csv", dtype={"fold": str})
+        names = dict.fromkeys(("method", "target", "split", "fold"), str)
+        table = pd.read_csv(
+            folder / "folds.csv", dtype=names, keep_default_na=False, na_values={"value": [""]}
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{folder} is no study that can be read: {' '.join(str(error).split())}. Name a folder "
@@ -127,7 +147,9 @@ def _read(folder: Path) -> tuple[StudyPlan, pd.DataFrame]:
     return plan, table
 
 
-def _questions(plan: StudyPlan, folder: Path) -> Iterator[tuple[str, Question]]:
+def _questions(
+    plan: StudyPlan, folder: Path, asked: set[tuple[str, str]]
+) -> Iterator[tuple[str, Question]]:
     """Ask again what the study asked, with the splits that it wrote down."""
     store = Store.open(plan.store)
     kept = kept_scans(store, plan.leave_out)
@@ -137,7 +159,6 @@ def _questions(plan: StudyPlan, folder: Path) -> Iterator[tuple[str, Question]]:
         task = replace(task, rows=np.flatnonzero(kept)[task.rows])
         scans = store.scans.iloc[task.rows].reset_index(drop=True)
         for split in plan.splits:
-            path = splits_file(folder, target.column, split.label)
-            if path.exists():  # it was skipped otherwise
-                made = tuple(read_splits(path, scans))
+            if (target.column, split.label) in asked:  # it was skipped otherwise
+                made = tuple(read_splits(splits_file(folder, target.column, split.label), scans))
                 yield split.label, Question(task, scans, made, split.splitter(plan.seed))

@@ -88,14 +88,14 @@ def permute_labels(
     for group in sorted(set(groups)):
         members = [place for (_, place), of in zip(places, groups, strict=True) if of == group]
         order = random.permutation(len(members))
-        moved |= len(members) > 1
+        moved |= len({tuple(tuple(truth[rows]) for rows in place) for place in members}) > 1
         for place, source in zip(members, order, strict=True):
             for rows, taken in zip(place, _in_any_order(members[source], random), strict=True):
                 permuted[rows] = truth[taken] if len(rows) == len(taken) else truth[taken[0]]
     if not moved:
         raise InputError(
             f"no label can move: every {what} is alone in its block, or alone with its number of "
-            "scans. Permute without blocks."
+            "scans, or has the label of all others there. Permute without blocks, or within others."
         )
     return permuted
 

@@ -21,6 +21,7 @@ from semantoks.evaluation.probe import (
     Scaling,
     cross_validated_predictions,
     fold_metric,
+    score_predictions,
 )
 from semantoks.evaluation.splits import Kind, Split
 
@@ -295,9 +296,8 @@ def permutation_test(
             prepare=prepare,
             scans=scans,
         )
-        values = np.array([fold_metric(name, labels, fold) for fold in folds])
-        defined = values[np.isfinite(values)]
-        return float(defined.mean()) if len(defined) else float("nan")
+        # The score of the tables: of all folds of a repeat together.
+        return score_predictions(folds, labels, np.ones((1, len(labels))), kind=kind)[name].value
 
     value, null = score(truth), np.empty(n_permutations)
     for i in range(n_permutations):
