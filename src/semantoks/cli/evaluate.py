@@ -86,13 +86,12 @@ def evaluate(
 
 def _seen(counts: pd.Series[float]) -> list[str]:
     """Say which methods were pretrained on people of this study, or may have been."""
-    said = []
-    for method, count in counts.items():
-        if math.isnan(count):
-            said.append(f"{method}: the model does not say whom it was pretrained on.")
-        elif count:
-            said.append(
-                f"{method}: the model was pretrained, without labels, on {count:.0f} of the "
-                "subjects."
-            )
-    return said
+    words = counts.map(
+        lambda count: (
+            "the model does not say whom it was pretrained on."
+            if math.isnan(count)
+            else f"pretrained, without labels, on {count:.0f} of the subjects."
+        )
+    )
+    told = words[counts != 0]
+    return [f"{'; '.join(of.index)}: {word}" for word, of in told.groupby(told, sort=False)]
