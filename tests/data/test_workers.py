@@ -245,13 +245,14 @@ def test_memory_does_not_grow_with_the_cohort(
     wide = {"n_samples": 3000}
     peaks = []
     find += cohort(log)
-    run(tmp_path / "imports", 1)
+    run(tmp_path / "imports", workers)
     for n in (10, 40):
         find[:] = cohort(log, n, **{f"s{i}": wide for i in range(n) if i != 5})
         peaks.append(peak_memory(find, tmp_path / str(n), workers))
-    # Four times as many scans would take four times the memory if they were kept; how many are on
-    # the way at the same time is a matter of chance, within a bound.
-    assert peaks[1] < 2 * peaks[0]
+    # 30 more scans would be there if they were kept; how many are on the way at the same time is a
+    # matter of chance, within a bound.
+    stored = 20 * 3000 * 2  # bytes of a scan
+    assert peaks[1] - peaks[0] < 15 * stored
 
 
 def test_who_works_is_checked(tmp_path: Path, log: Path, find: list[ScanFile]) -> None:
