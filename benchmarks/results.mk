@@ -16,12 +16,11 @@ SEARCH := $(PYTHON) $(HERE)abide_search.py abide.store search
 TWICE := KKI_0050805 KKI_0050808 Yale_0050578 Yale_0050602
 ONCE := $(TWICE:%=--leave-out %)
 BOTH := --metric balanced_accuracy --metric r2
-SMALL := --recipe paper --set precision=bf16 --set model.depth=2 \
+COURSES := --recipe paper --set precision=bf16 --set model.depth=2 \
     --set model.projection_hidden_dim=512 --set optimization.batch_size=64 \
     --set optimization.warmup_epochs=2 --set optimization.learning_rate=4e-3 \
-    --set optimization.teacher_momentum=0.95
-COURSES := $(SMALL) --set model.time_courses=16 --set model.time_course_span=window \
-    --set model.time_course_start=principal
+    --set optimization.teacher_momentum=0.95 --set model.time_courses=16 \
+    --set model.time_course_span=window --set model.time_course_start=principal
 REFERENCE := --recipe paper --set model.dim=192 --set model.depth=4
 
 # A run that was interrupted goes on with the recipe of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,17 @@ def test_what_is_not_there_is_said(study: Study, tmp_path: Path) -> None:
     shutil.copytree(study.folder, copy)
     for path in (copy / "cells").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="no predictions with the scores of 'temporal'"):
+    with pytest.raises(InputError, match=r"\.npz, which held \w+, is gone. Run evaluate again"):
+        study_differences(copy, PAIRS)
+    shutil.copytree(study.folder / "cells", copy / "cells", dirs_exist_ok=True)
+    for path in (copy / "cells").iterdir():
+        path.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"\.npz, which holds \w+, is damaged"):
+        study_differences(copy, PAIRS)
+    about = json.loads((copy / "plan.json").read_text())
+    del about["cells"]
+    (copy / "plan.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="of an earlier version, run evaluate again"):
         study_differences(copy, PAIRS)
 
 

@@ -16,8 +16,8 @@ import semantoks
 from semantoks.benchmark.study_blocks import check_blocks, classes_of_one_site
 from semantoks.benchmark.study_cells import (
     Say,
+    cell_file,
     compute,
-    is_predicted,
     read_cell,
     read_permutations,
 )
@@ -117,7 +117,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda
     skipped += [_because(cell, reason) for cell, reason in reasons.items() if reason]
     cells = [cell for cell in cells if not reasons[cell]]
     refused = compute(cells, questions, Cohort(store, plan), out, workers, say)
-    half = {cell for cell in refused if is_predicted(out, cell)}
+    half = {cell for cell in refused if cell_file(out, cell.key).exists()}
     failed = [
         _because(cell, f"{'permuted labels ' * (cell in half)}failed. {reason}")
         for cell, reason in refused.items()
@@ -142,7 +142,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int = 1, say: Say = lambda
         tuple(failed),
         tuple(text for key in scored for text in classes_of_one_site(scored[key], key[1])),
     )
-    _write(study, plan, hashes)
+    _write(study, plan, hashes, cells)
     return study
 
 
@@ -223,7 +223,7 @@ def _with_permutations(table: pd.DataFrame, p: dict[str, float]) -> pd.DataFrame
     return table.assign(p_permutation=table["method"].map(p).where(first))
 
 
-def _write(study: Study, plan: StudyPlan, splits: Mapping[str, str]) -> None:
+def _write(study: Study, plan: StudyPlan, splits: Mapping[str, str], cells: Sequence[Cell]) -> None:
     """Write the tables and the plan."""
     for name, table in {"scores.csv": study.scores, "folds.csv": study.folds}.items():
         with replacing(study.folder / name) as beside:
@@ -234,6 +234,7 @@ def _write(study: Study, plan: StudyPlan, splits: Mapping[str, str]) -> None:
         "failed": list(study.failed),
         "notices": list(study.notices),
         "splits": dict(splits),
+        "cells": [[cell.target, cell.split, cell.method.name, cell.key] for cell in cells],
         "semantoks": semantoks.__version__,
     }
     with replacing(study.folder / "plan.json") as beside:

@@ -21,6 +21,7 @@ from semantoks.benchmark.study_preparation import PREPARED
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.probe import FoldPrediction
+from semantoks.evaluation.splits import Split
 from semantoks.files import replacing
 
 Say = Callable[[str], None]
@@ -71,7 +72,7 @@ def compute(
     plan = cohort.plan
     missing = [cell for cell in cells if not _is_there(out, cell, plan)]
     for cell in cells:  # what is damaged is better found now than after hours
-        if _path(out, cell).exists():
+        if cell_file(out, cell.key).exists():
             read_cell(out, cell, questions[cell.target, cell.split])
         if cell not in missing:
             read_permutations(out, cell, plan)
@@ -137,7 +138,7 @@ def _one(cell: Cell, question: Question, cohort: Cohort, out: Path) -> str:
 
 def _write(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
     """Compute what is missing of a cell and write it."""
-    path = _path(out, cell)
+    path = cell_file(out, cell.key)
     if not path.exists():
         folds = predict(cell.method, question, cohort)
         content: dict[str, Any] = {}
@@ -177,29 +178,62 @@ def read_cell(out: Path, cell: Cell, question: Question) -> tuple[FoldPrediction
     InputError
         If it is damaged, or of other splits.
     """
-    path = _path(out, cell)
+    return read_predictions(cell_file(out, cell.key), question.splits, _what(cell))
+
+
+def read_predictions(path: Path, splits: Sequence[Split], what: str) -> tuple[FoldPrediction, ...]:
+    """Read the file of a cell.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    splits : sequence of Split
+        Of its question. There may be more of them than were predicted.
+    what : str
+        What it holds, for errors.
+
+    Returns
+    -------
+    tuple of FoldPrediction
+        One a split.
+
+    Raises
+    ------
+    InputError
+        If it is gone, damaged, or of other splits.
+    """
     try:
         with path.open("rb") as stream, np.load(stream) as opened:
             content = {name: opened[name] for name in opened.files}
         n = sum(name.startswith("test") for name in content)
         found = [[content[f"{part}{k}"] for part in ("test", *_PARTS)] for k in range(n)]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}, which held {what}, is gone. Run evaluate again: it computes what is missing."
+        ) from error
     except (BadZipFile, EOFError, KeyError, TypeError, ValueError, zlib.error) as error:
-        raise _damaged(path, cell) from error
+        raise _damaged(path, what) from error
     if not found:
-        raise _damaged(path, cell)
+        raise _damaged(path, what)
     folds = []
-    for split, (test, prediction, score) in zip(question.splits, found, strict=False):
+    for split, (test, prediction, score) in zip(splits, found, strict=False):
         if not np.array_equal(test, split.test):
             raise InputError(f"{path} does not fit the splits; remove it and run again.")
         folds.append(FoldPrediction(split, prediction, score))
     return tuple(folds)
 
 
-def _damaged(path: Path, cell: Cell) -> InputError:
+def _what(cell: Cell) -> str:
+    """Say what a cell holds."""
+    return f"{cell.method.name} of {cell.target}, {cell.split}"
+
+
+def _damaged(path: Path, what: str) -> InputError:
     """Say that a file of a cell cannot be read."""
     return InputError(
-        f"{path}, which holds {cell.method.name} of {cell.target}, {cell.split}, is damaged and "
-        "cannot be read. Remove this file and run again: it is computed anew, and nothing else is."
+        f"{path}, which holds {what}, is damaged and cannot be read. Remove this file and run "
+        "again: it is computed anew, and nothing else is."
     )
 
 
@@ -233,38 +267,33 @@ def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["p"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, cell) from error
+        raise _damaged(path, _what(cell)) from error
 
 
 def _is_there(out: Path, cell: Cell, plan: StudyPlan) -> bool:
     """Say whether a cell is there, with its permutations if the plan has some."""
-    if not _path(out, cell).exists():
+    if not cell_file(out, cell.key).exists():
         return False
     wanted = plan.permutations and cell.method.how in PREPARED
     return not wanted or _permuted(out, cell, plan).exists()
 
 
-def is_predicted(out: Path, cell: Cell) -> bool:
-    """Say whether the predictions of a cell are there.
+def cell_file(out: Path, key: str) -> Path:
+    """Name the file of a cell.
 
     Parameters
     ----------
     out : Path
         Folder of the study.
-    cell : Cell
-        The cell.
+    key : str
+        Of the cell.
 
     Returns
     -------
-    bool
-        Whether they are.
+    Path
+        The file; it is there once the cell is predicted.
     """
-    return _path(out, cell).exists()
-
-
-def _path(out: Path, cell: Cell) -> Path:
-    """Return the file of a cell."""
-    return out / "cells" / f"{cell.key}.npz"
+    return out / "cells" / f"{key}.npz"
 
 
 def _permuted(out: Path, cell: Cell, plan: StudyPlan) -> Path:

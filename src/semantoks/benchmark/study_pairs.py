@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from semantoks.benchmark.study_cells import cell_file, read_predictions
 from semantoks.benchmark.study_keys import splits_file
 from semantoks.benchmark.study_methods import Question
 from semantoks.benchmark.study_people import people_seen, unseen_scans
 from semantoks.benchmark.study_plan import StudyPlan
-from semantoks.benchmark.study_scores import difference_table, fold_table
+from semantoks.benchmark.study_scores import difference_table
 from semantoks.benchmark.tasks import kept_scans, read_task
 from semantoks.data.store import Store
 from semantoks.errors import InputError, nearest
-from semantoks.evaluation.probe import FoldPrediction
 from semantoks.evaluation.split_table import read_splits
 
-_FOLD = ["repeat", "fold", "metric"]
+Keys = dict[tuple[str, str], dict[str, str]]
+"""Target and split -> method -> key of its cell."""
 
 
 def study_differences(folder: str | Path, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -51,21 +48,19 @@ def study_differences(folder: str | Path, pairs: Sequence[tuple[str, str]]) -> p
         predictions are gone.
     """
     folder = Path(folder)
-    plan, table = _read(folder)
-    names = list(dict.fromkeys(table["method"]))
+    plan, kept = _read(folder)
+    names = list(dict.fromkeys(name for keys in kept.values() for name in keys))
     for name in (name for pair in pairs for name in pair if name not in names):
         raise InputError(
             f"{folder} has no method {name!r}. Its methods are {'; '.join(names)}."
             f"{nearest(name, names)}"
         )
-    kept = _Kept(folder)
     found = []
-    asked = {*zip(table["target"], table["split"], strict=True)}
-    for split, question in _questions(plan, folder, asked):
-        here = table[(table["target"] == question.task.target) & (table["split"] == split)]
-        both = [pair for pair in pairs if {*pair} <= {*here["method"]}]
+    for split, question in _questions(plan, folder, kept.keys()):
+        keys = kept[question.task.target, split]
+        both = [pair for pair in pairs if {*pair} <= keys.keys()]
         answers = {
-            name: kept.answer(here[here["method"] == name], question, split)
+            name: read_predictions(cell_file(folder, keys[name]), question.splits, name)
             for name in dict.fromkeys(name for pair in both for name in pair)
         }
         if both:
@@ -77,78 +72,24 @@ def study_differences(folder: str | Path, pairs: Sequence[tuple[str, str]]) -> p
     return pd.concat(found, ignore_index=True)
 
 
-class _Kept:
-    """The predictions in the folder of a study, each found again by the scores of its folds.
-
-    Their names are digests of models and settings; the scores need neither to be there.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._cells = [_load(path) for path in sorted((folder / "cells").glob("*.npz"))]
-
-    def answer(
-        self, rows: pd.DataFrame, question: Question, split: str
-    ) -> tuple[FoldPrediction, ...]:
-        """Return the predictions whose scores are those of a method in folds.csv."""
-        task, wanted = question.task, rows.set_index(_FOLD)["value"]
-        n = len(rows) // rows["metric"].nunique()
-        for cell in self._cells:
-            tests = [cell.get(f"test{i}") for i in range(n)]
-            same = all(
-                np.array_equal(test, s.test)
-                for test, s in zip(tests, question.splits, strict=False)
-                if test is not None
-            )
-            if f"test{n}" in cell or any(test is None for test in tests) or not same:
-                continue
-            if cell["score0"].shape[1] != len(task.classes):
-                continue
-            folds = tuple(
-                FoldPrediction(s, cell[f"prediction{i}"], cell[f"score{i}"])
-                for i, s in enumerate(question.splits[:n])
-            )
-            scored = fold_table({"": folds}, question, split).set_index(_FOLD)["value"]
-            if np.allclose(scored.reindex(wanted.index), wanted, rtol=1e-9, equal_nan=True):
-                return folds
-        raise InputError(
-            f"{self._folder}/cells holds no predictions with the scores of "
-            f"{rows['method'].iloc[0]!r} in folds.csv for {task.target} by {split}. Run evaluate "
-            "again: it computes what is missing."
-        )
-
-
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the file of a cell."""
-    try:
-        with path.open("rb") as stream, np.load(stream) as opened:
-            return dict(opened)
-    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
-        raise InputError(
-            f"{path} is damaged and cannot be read. Remove this file and run evaluate again: it is "
-            "computed anew, and nothing else is."
-        ) from error
-
-
-def _read(folder: Path) -> tuple[StudyPlan, pd.DataFrame]:
-    """Read the plan and the scores of the folds."""
+def _read(folder: Path) -> tuple[StudyPlan, Keys]:
+    """Read the plan, and which cells are whose."""
+    kept: Keys = {}
     try:
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         plan = StudyPlan.model_validate(content["plan"])
-        names = dict.fromkeys(("method", "target", "split", "fold"), str)
-        table = pd.read_csv(
-            folder / "folds.csv", dtype=names, keep_default_na=False, na_values={"value": [""]}
-        )
-    except (OSError, ValueError, KeyError) as error:
+        for target, split, method, key in content["cells"]:
+            kept.setdefault((target, split), {})[method] = key
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is no study that can be read: {' '.join(str(error).split())}. Name a folder "
-            "that evaluate wrote."
+            "that evaluate wrote; of an earlier version, run evaluate again: what is there stays."
         ) from error
-    return plan, table
+    return plan, kept
 
 
 def _questions(
-    plan: StudyPlan, folder: Path, asked: set[tuple[str, str]]
+    plan: StudyPlan, folder: Path, asked: Collection[tuple[str, str]]
 ) -> Iterator[tuple[str, Question]]:
     """Ask again what the study asked, with the splits that it wrote down."""
     store = Store.open(plan.store)

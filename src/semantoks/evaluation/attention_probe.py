@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.errors import ConfigurationError, InputError
@@ -26,6 +25,7 @@ from semantoks.evaluation.attention_training import (
 )
 from semantoks.evaluation.linear import FoldPrediction
 from semantoks.evaluation.probe_settings import ProbeSettings, check_settings
+from semantoks.evaluation.scan_estimator import ScanEstimator
 from semantoks.evaluation.splits import Kind, Split
 from semantoks.evaluation.target_coding import (
     ClassWeight,
@@ -126,7 +126,7 @@ def attention_probe_predictions(
     return tuple(folds)
 
 
-class AttentionProbe(BaseEstimator):  # type: ignore[misc]
+class AttentionProbe(ScanEstimator):
     """The attention probe, for scikit-learn.
 
     Parameters
@@ -268,29 +268,6 @@ class AttentionProbe(BaseEstimator):  # type: ignore[misc]
         if self.kind == "regression":
             return np.asarray(self._coding.predict(outputs)[:, None])
         return np.asarray(outputs)
-
-    def predict(self, X: WindowTokens) -> NDArray[Any]:  # noqa: N803
-        """Predict scans.
-
-        Parameters
-        ----------
-        X : WindowTokens
-            Tokens.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Classes, or values in the unit of the target.
-
-        Raises
-        ------
-        InputError
-            If tokens are not finite, or of another width than in `fit`.
-        """
-        outputs = self.decision_function(X)
-        if self.kind == "regression":
-            return outputs[:, 0]
-        return np.asarray(self.classes_[outputs.argmax(axis=1)])
 
 
 def _check_options(settings: ProbeSettings, queries: int, patience: int) -> None:

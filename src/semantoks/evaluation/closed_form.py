@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.errors import ConfigurationError
 from semantoks.evaluation.feature_checks import check_arrays, check_new
-from semantoks.evaluation.linear import Classifier, Scaling, predict_fold
-from semantoks.evaluation.ridge import fit_ridge
-from semantoks.evaluation.splits import Kind, Split
+from semantoks.evaluation.linear import Classifier, Scaling, fit_linear
+from semantoks.evaluation.scan_estimator import ScanEstimator
+from semantoks.evaluation.splits import Kind
 from semantoks.evaluation.target_coding import check_known, encode_labels
 
 Matrix = NDArray[np.float64]
 
 
-class ClosedFormProbe(BaseEstimator):  # type: ignore[misc]
+class ClosedFormProbe(ScanEstimator):
     """A linear model whose penalty is chosen by leaving out subjects, for scikit-learn.
 
     The same as `cross_validated_predictions` fits in every training part: ridge regression with
@@ -104,11 +100,15 @@ class ClosedFormProbe(BaseEstimator):  # type: ignore[misc]
         subjects = np.arange(len(truth)) if groups is None else np.asarray(groups)
         check_arrays(features, truth, subjects)
         check_known(truth, self.kind, "fit")
-        self._scaler = StandardScaler(with_std=self.scaling == "standardize").fit(features)
-        if classes is not None and self.classifier == "logistic":
-            self._fit_logistic(features, truth, subjects)
-        else:
-            self._fit_ridge(features, truth, subjects)
+        self._fitted = fit_linear(
+            features,
+            truth,
+            subjects,
+            n_classes=0 if classes is None else len(classes),
+            classifier=self.classifier,
+            scaling=self.scaling,
+        )
+        self.penalty_ = self._fitted.penalty
         if classes is not None:
             self.classes_ = classes
         return self
@@ -134,66 +134,5 @@ class ClosedFormProbe(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "penalty_")
         features = np.asarray(X)
-        check_new(features, self._scaler.n_features_in_)
-        scaled = self._scale(features)
-        if isinstance(self._model, LogisticRegression):
-            return np.asarray(self._model.predict_proba(scaled))
-        return np.asarray(self._model.predict(scaled))
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """Predict scans.
-
-        Parameters
-        ----------
-        X : array_like of shape (scan, feature)
-            Features.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Classes, or values in the unit of the target.
-
-        Raises
-        ------
-        InputError
-            If features are not finite, or not as many as in `fit`.
-        """
-        scores = self.decision_function(X)
-        if self.kind == "regression":
-            return scores[:, 0]
-        return np.asarray(self.classes_[scores.argmax(axis=1)])
-
-    def _scale(self, features: NDArray[Any]) -> Matrix:
-        """Centre features, and scale them if asked to."""
-        return np.asarray(self._scaler.transform(features), dtype=np.float64)
-
-    def _fit_ridge(
-        self, features: NDArray[Any], truth: NDArray[Any], subjects: NDArray[Any]
-    ) -> None:
-        """Regress the values, or one column of ±1 a class."""
-        outputs, weights = truth.astype(np.float64)[:, None], None
-        if self.kind == "classification":
-            outputs = np.where(truth[:, None] == np.arange(int(truth.max()) + 1), 1.0, -1.0)
-            weights = compute_sample_weight("balanced", truth)
-        fitted = fit_ridge(self._scale(features), outputs, subjects=subjects, weights=weights)
-        self._model, self.penalty_ = fitted, fitted.penalty
-
-    def _fit_logistic(
-        self, features: NDArray[Any], truth: NDArray[Any], subjects: NDArray[Any]
-    ) -> None:
-        """Fit with the penalty that a fold of the same scans chooses."""
-        rows = np.arange(len(truth))
-        fold = predict_fold(
-            Split("fit", 0, "0", rows, rows[:0]),
-            features,
-            features[:1],
-            truth,
-            subjects,
-            kind=self.kind,
-            classifier="logistic",
-            scaling=self.scaling,
-        )
-        model = LogisticRegression(
-            C=1 / fold.penalty, class_weight="balanced", max_iter=5000, tol=1e-3
-        )
-        self._model, self.penalty_ = model.fit(self._scale(features), truth), fold.penalty
+        check_new(features, self._fitted.scaler.n_features_in_)
+        return self._fitted.scores(features)

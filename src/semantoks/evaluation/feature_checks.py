@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,7 @@ def check_arrays(
             f"features must have shape (scan, feature) with a true value and a subject a scan; "
             f"came features {features.shape}, {len(truth)} true values, {len(subjects)} subjects."
         )
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(broken):
-        raise InputError(
-            f"the features of {len(broken)} scan(s) are not finite, the first is in row "
-            f"{broken[0]} (subject {str(subjects[broken[0]])!r})."
-        )
+    _refuse_broken(features, lambda row: f" (subject {str(subjects[row])!r})")
 
 
 def check_new(features: NDArray[np.floating[Any]], width: int) -> None:
@@ -62,9 +58,14 @@ def check_new(features: NDArray[np.floating[Any]], width: int) -> None:
             f"features of shape {features.shape} came; the probe has learned from {width} features "
             "and needs shape (scan, feature)."
         )
+    _refuse_broken(features, lambda _: "")
+
+
+def _refuse_broken(features: NDArray[np.floating[Any]], whose: Callable[[int], str]) -> None:
+    """Refuse features that are not finite."""
     broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(broken):
         raise InputError(
             f"the features of {len(broken)} scan(s) are not finite, the first is in row "
-            f"{broken[0]}. Leave the scan out, or embed it again."
+            f"{broken[0]}{whose(int(broken[0]))}. Leave the scan out, or embed it again."
         )

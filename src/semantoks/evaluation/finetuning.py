@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.data.store import Store
@@ -20,6 +19,7 @@ from semantoks.evaluation.encoder_classifier import (
 )
 from semantoks.evaluation.linear import FoldPrediction
 from semantoks.evaluation.readout import FeatureKind, Scans, SmallerAtlas, scans_of
+from semantoks.evaluation.scan_estimator import ScanEstimator
 from semantoks.evaluation.splits import Kind, Split
 from semantoks.evaluation.target_coding import TargetCoding, check_known, encode_labels
 from semantoks.evaluation.trained_predictions import trained_predictions
@@ -120,7 +120,7 @@ def finetune_predictions(
     )
 
 
-class FineTuning(BaseEstimator):  # type: ignore[misc]
+class FineTuning(ScanEstimator):
     """The paper's fine-tuning, for scikit-learn.
 
     Parameters
@@ -247,29 +247,6 @@ class FineTuning(BaseEstimator):  # type: ignore[misc]
         if self.kind == "regression":
             return np.asarray(self._coding.predict(outputs)[:, None])
         return outputs
-
-    def predict(self, X: Store | Scans) -> NDArray[Any]:  # noqa: N803
-        """Predict scans.
-
-        Parameters
-        ----------
-        X : Store or Scans
-            Scans.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Classes, or values in the unit of the target.
-
-        Raises
-        ------
-        InputError
-            If a scan is too short, or the atlas differs.
-        """
-        outputs = self.decision_function(X)
-        if self.kind == "regression":
-            return outputs[:, 0]
-        return np.asarray(self.classes_[outputs.argmax(axis=1)])
 
     def _labelled(self, given: Store | Scans, values: NDArray[Any]) -> LabelledScans:
         """Refuse targets that do not fit the scans."""

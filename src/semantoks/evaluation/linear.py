@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from semantoks.errors import InputError
-from semantoks.evaluation.ridge import fit_ridge
+from semantoks.evaluation.ridge import RidgeFit, fit_ridge
 from semantoks.evaluation.splits import Kind, Split
 
 Classifier = Literal["ridge", "logistic"]
@@ -113,67 +114,139 @@ def predict_fold(
     FoldPrediction
         Predictions of the test part.
     """
-    scaler = StandardScaler(with_std=scaling == "standardize").fit(train)
-    train, test = (np.asarray(scaler.transform(x), dtype=np.float64) for x in (train, test))
-    known, people = truth[split.train], subjects[split.train]
+    fitted = fit_linear(
+        train,
+        truth[split.train],
+        subjects[split.train],
+        n_classes=0 if kind == "regression" else int(truth.max()) + 1,
+        classifier=classifier,
+        scaling=scaling,
+        where=str(split),
+    )
+    score = fitted.scores(test)
     if kind == "regression":
-        return _regress(split, train, test, known, people)
-    classify = _classify_ridge if classifier == "ridge" else _classify_logistic
-    return classify(split, train, test, known, people, int(truth.max()) + 1)
+        return FoldPrediction(split, score[:, 0], np.empty((len(test), 0)), fitted.penalty)
+    return FoldPrediction(split, score.argmax(axis=1), score, fitted.penalty)
 
 
-def _regress(
-    split: Split, train: Matrix, test: Matrix, known: NDArray[Any], people: NDArray[Any]
-) -> FoldPrediction:
-    """Predict values."""
-    fit = fit_ridge(train, known.astype(np.float64)[:, None], subjects=people)
-    return FoldPrediction(split, fit.predict(test)[:, 0], np.empty((len(test), 0)), fit.penalty)
+class FittedLinear(NamedTuple):
+    """A linear model and the scaling of what it reads.
+
+    Parameters
+    ----------
+    scaler : StandardScaler
+        Of the features that were learned from.
+    model : RidgeFit or LogisticRegression
+        The model.
+    penalty : float
+        The penalty that was chosen.
+    n_classes : int
+        Number of classes, those among them that were not learned from; 0 for values.
+    """
+
+    scaler: StandardScaler
+    model: RidgeFit | LogisticRegression
+    penalty: float
+    n_classes: int
+
+    def scores(self, features: NDArray[Any]) -> Matrix:
+        """Return continuous scores of the classes, or values.
+
+        Parameters
+        ----------
+        features : ndarray of shape (scan, feature)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (scan, class)
+            Outputs of the ridge regression or probabilities; of shape (scan, 1) for values.
+        """
+        scaled = _scaled(self.scaler, features)
+        if isinstance(self.model, LogisticRegression):
+            return _probabilities(self.model, scaled, self.n_classes)
+        return self.model.predict(scaled)
 
 
-def _classify_ridge(
-    split: Split,
-    train: Matrix,
-    test: Matrix,
-    known: NDArray[Any],
-    people: NDArray[Any],
+def fit_linear(
+    features: NDArray[Any],
+    truth: NDArray[Any],
+    subjects: NDArray[Any],
+    *,
     n_classes: int,
-) -> FoldPrediction:
-    """Regress one column of ±1 a class, and predict the class of the largest."""
-    outputs = np.where(known[:, None] == np.arange(n_classes), 1.0, -1.0)
-    fit = fit_ridge(train, outputs, subjects=people, weights=_class_weights(known))
-    score = fit.predict(test)
-    return FoldPrediction(split, score.argmax(axis=1), score, fit.penalty)
+    classifier: Classifier = "ridge",
+    scaling: Scaling = "standardize",
+    where: str = "fit",
+) -> FittedLinear:
+    """Fit a linear model, its penalty chosen by leaving out subjects.
+
+    Parameters
+    ----------
+    features : ndarray of shape (scan, feature)
+        Features of the scans that are learned from.
+    truth : ndarray of shape (scan,)
+        Their codes of the classes (0, 1, ...), or values.
+    subjects : ndarray of shape (scan,)
+        Who each of them is of, or of which family.
+    n_classes : int
+        Number of classes; 0 for values, which are always predicted by ridge regression.
+    classifier : {"ridge", "logistic"}
+        Linear model for classes: ridge regression of one column of ±1 a class, or logistic.
+    scaling : {"standardize", "center"}
+        Whether features are brought to unit variance, or only centred.
+    where : str
+        What errors say it is for.
+
+    Returns
+    -------
+    FittedLinear
+        The model.
+
+    Raises
+    ------
+    InputError
+        If a class has a single subject, for the logistic classifier.
+    """
+    scaler = StandardScaler(with_std=scaling == "standardize").fit(features)
+    scaled = _scaled(scaler, features)
+    if n_classes and classifier == "logistic":
+        penalty = _choose_penalty(scaled, truth, subjects, n_classes, where)
+        model = _logistic().set_params(C=1 / penalty).fit(scaled, truth)
+        return FittedLinear(scaler, model, penalty, n_classes)
+    outputs, weights = truth.astype(np.float64)[:, None], None
+    if n_classes:
+        outputs = np.where(truth[:, None] == np.arange(n_classes), 1.0, -1.0)
+        weights = compute_sample_weight("balanced", truth)
+    fit = fit_ridge(scaled, outputs, subjects=subjects, weights=weights)
+    return FittedLinear(scaler, fit, fit.penalty, n_classes)
 
 
-def _classify_logistic(
-    split: Split,
-    train: Matrix,
-    test: Matrix,
-    known: NDArray[Any],
-    people: NDArray[Any],
-    n_classes: int,
-) -> FoldPrediction:
-    """Fit a logistic regression, its penalty chosen on folds of subjects of the training part."""
+def _scaled(scaler: StandardScaler, features: NDArray[Any]) -> Matrix:
+    """Centre features, and scale them if the scaler does."""
+    return np.asarray(scaler.transform(features), dtype=np.float64)
+
+
+def _choose_penalty(
+    train: Matrix, known: NDArray[Any], people: NDArray[Any], n_classes: int, where: str
+) -> float:
+    """Choose the penalty of a logistic regression on folds of subjects of the training part."""
     fewest = min(len(np.unique(people[known == c])) for c in np.unique(known))
     if fewest < 2:
         raise InputError(
-            f"{split}: a class has a single subject to learn from, so that no penalty can be "
+            f"{where}: a class has a single subject to learn from, so that no penalty can be "
             "chosen for the logistic classifier. Use the ridge classifier, or leave the class out."
         )
     inner = StratifiedGroupKFold(min(_INNER_FOLDS, fewest), shuffle=True, random_state=0)
     losses = np.zeros(len(_LOGISTIC_PENALTIES))
+    weights = compute_sample_weight("balanced", known)
     for fit_on, tried_on in inner.split(train, known, people):
         model = _logistic()
         for i, penalty in enumerate(_LOGISTIC_PENALTIES):
             model.set_params(C=1 / penalty).fit(train[fit_on], known[fit_on])
             chance = _probabilities(model, train[tried_on], n_classes)
             right = chance[np.arange(len(tried_on)), known[tried_on]]
-            weights = _class_weights(known)[tried_on]
-            losses[i] -= weights @ np.log(np.clip(right, 1e-12, None))
-    penalty = float(_LOGISTIC_PENALTIES[int(np.argmin(losses))])
-    model = _logistic().set_params(C=1 / penalty).fit(train, known)
-    score = _probabilities(model, test, n_classes)
-    return FoldPrediction(split, score.argmax(axis=1), score, penalty)
+            losses[i] -= weights[tried_on] @ np.log(np.clip(right, 1e-12, None))
+    return float(_LOGISTIC_PENALTIES[int(np.argmin(losses))])
 
 
 def _logistic() -> LogisticRegression:
@@ -186,9 +259,3 @@ def _probabilities(model: LogisticRegression, features: Matrix, n_classes: int) 
     chance = np.zeros((len(features), n_classes))
     chance[:, model.classes_] = model.predict_proba(features)
     return chance
-
-
-def _class_weights(known: NDArray[Any]) -> Matrix:
-    """Weigh scans so that all classes that occur weigh the same, one scan 1 on average."""
-    classes, code, counts = np.unique(known, return_inverse=True, return_counts=True)
-    return np.asarray(len(known) / (len(classes) * counts))[code]

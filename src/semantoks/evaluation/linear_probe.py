@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.errors import InputError
@@ -22,6 +21,7 @@ from semantoks.evaluation.probe_settings import (
     check_settings,
 )
 from semantoks.evaluation.probe_training import train_probes
+from semantoks.evaluation.scan_estimator import ScanEstimator
 from semantoks.evaluation.splits import ChoiceSplit, Kind, Split
 from semantoks.evaluation.target_coding import (
     ClassWeight,
@@ -174,7 +174,7 @@ def linear_probe_of_targets(
     return tuple(tuple(next(folds) for _ in target.splits) for target in targets)
 
 
-class LinearProbe(BaseEstimator):  # type: ignore[misc]
+class LinearProbe(ScanEstimator):
     """The paper's linear probe, for scikit-learn.
 
     Parameters
@@ -312,29 +312,6 @@ class LinearProbe(BaseEstimator):  # type: ignore[misc]
         if self.kind == "regression":
             return self._coding.predict(outputs)[:, None]
         return np.asarray(outputs)
-
-    def predict(self, X: WindowFeatures) -> NDArray[Any]:  # noqa: N803
-        """Predict scans.
-
-        Parameters
-        ----------
-        X : WindowFeatures
-            Windows.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Classes, or values in the unit of the target.
-
-        Raises
-        ------
-        InputError
-            If features are not finite, or not as many as in `fit`.
-        """
-        outputs = self.decision_function(X)
-        if self.kind == "regression":
-            return outputs[:, 0]
-        return np.asarray(self.classes_[outputs.argmax(axis=1)])
 
 
 def _prepare(

@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
@@ -17,6 +16,7 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.feature_checks import check_arrays, check_new
 from semantoks.evaluation.linear import FoldPrediction, learning_from_both
 from semantoks.evaluation.metrics import balanced_accuracy, mae
+from semantoks.evaluation.scan_estimator import ScanEstimator
 from semantoks.evaluation.splits import Kind, Split, check_split
 from semantoks.evaluation.target_coding import check_known, encode_labels
 
@@ -104,7 +104,7 @@ def neighbour_predictions(
     return tuple(folds)
 
 
-class NeighbourProbe(BaseEstimator):  # type: ignore[misc]
+class NeighbourProbe(ScanEstimator):
     """The k-nearest-neighbour probe, for scikit-learn.
 
     Parameters
@@ -198,29 +198,6 @@ class NeighbourProbe(BaseEstimator):  # type: ignore[misc]
         features = np.asarray(X)
         check_new(features, self._known.features.shape[1])
         return np.asarray(_vote(self._known, features, [self.neighbours_])[0])
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """Predict scans.
-
-        Parameters
-        ----------
-        X : array_like of shape (scan, feature)
-            Features.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Classes, or values in the unit of the target.
-
-        Raises
-        ------
-        InputError
-            If features are not finite, or not as many as in `fit`.
-        """
-        votes = self.decision_function(X)
-        if self.kind == "regression":
-            return votes[:, 0]
-        return np.asarray(self.classes_[votes.argmax(axis=1)])
 
 
 class _Known(NamedTuple):

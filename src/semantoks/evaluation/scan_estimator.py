@@ -1,0 +1,57 @@
+"""What the probes and fine-tuning have in common as estimators of scikit-learn."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from semantoks.evaluation.splits import Kind
+
+
+class ScanEstimator(BaseEstimator):  # type: ignore[misc]
+    """An estimator that scores scans, and predicts the class of the largest score, or the value."""
+
+    kind: Kind
+    classes_: NDArray[Any]
+
+    @abstractmethod
+    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """Return scores of shape (scan, class), or values of shape (scan, 1).
+
+        Parameters
+        ----------
+        X : array_like, WindowFeatures, WindowTokens, Store or Scans
+            What `fit` learned from, of other scans.
+
+        Returns
+        -------
+        ndarray of shape (scan, class)
+            Scores; of shape (scan, 1) for regression, in the unit of the target.
+        """
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Predict scans.
+
+        Parameters
+        ----------
+        X : array_like, WindowFeatures, WindowTokens, Store or Scans
+            What `fit` learned from, of other scans.
+
+        Returns
+        -------
+        ndarray of shape (scan,)
+            Classes, or values in the unit of the target.
+
+        Raises
+        ------
+        InputError
+            If `decision_function` refuses them.
+        """
+        scores = self.decision_function(X)
+        if self.kind == "regression":
+            return scores[:, 0]
+        return np.asarray(self.classes_[scores.argmax(axis=1)])
