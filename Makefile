@@ -22,12 +22,11 @@ demo: $(READY)  ## set up, then run the main job on a simulated cohort (a few mi
 	$(BIN)/semantoks demo demo
 	@echo "Open demo/run/report.html in a browser."
 
-test: $(READY)  ## set up, then check format, lint, types, imports, docstrings, tests and doctests
+test: $(READY)  ## set up, then check format, lint, types, imports, tests and doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'src/*.py')
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(READY)  ## the longer proofs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
@@ -11,7 +12,9 @@ from semantoks.errors import InputError
 from semantoks.evaluation.embedding_file import Embeddings
 
 
-def align(store: Store, name: str, embeddings: Embeddings) -> NDArray[np.float64]:
+def align(
+    store: Store, name: str, embeddings: Embeddings
+) -> Float[NDArray[np.float64], "scan feature"]:
     """Return the features of embeddings in the order of the scans of a store.
 
     Parameters

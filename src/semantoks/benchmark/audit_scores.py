@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.benchmark.alignment import align
@@ -53,8 +54,8 @@ class Described(NamedTuple):
     """
 
     name: str
-    features: NDArray[Any]
-    linear: NDArray[Any]
+    features: Shaped[NDArray[Any], "scan feature"]
+    linear: Shaped[NDArray[Any], "scan feature"]
     scaling: Literal["standardize", "center"]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 import semantoks
@@ -81,7 +82,7 @@ def compare(
     seed: int = 0,
     classifier: Classifier = "ridge",
     n_draws: int = 1000,
-    connectivity: NDArray[np.floating[Any]] | None = None,
+    connectivity: Float[NDArray[np.floating[Any]], "scan edge"] | None = None,
     reference: str | None = None,
     leave_out: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,

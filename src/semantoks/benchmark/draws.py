@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from semantoks.evaluation.bootstrap import bootstrap_weights
@@ -13,8 +14,8 @@ from semantoks.evaluation.splits import Split
 
 
 def draw_weights(
-    splits: Sequence[Split], subjects: NDArray[Any], n_draws: int, seed: int
-) -> NDArray[np.float64]:
+    splits: Sequence[Split], subjects: Shaped[NDArray[Any], "scan"], n_draws: int, seed: int
+) -> Float[NDArray[np.float64], "draw scan"]:
     """Draw subjects; if they are divided once only, draw folds and then subjects in them.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -216,7 +217,9 @@ def power_laws(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fit_power_law(sizes: NDArray[np.float64], scores: NDArray[np.float64]) -> PowerLaw:
+def fit_power_law(
+    sizes: Float[NDArray[np.float64], "run"], scores: Float[NDArray[np.float64], "run"]
+) -> PowerLaw:
     """Fit score = scale * log(size) ** exponent, a straight line between logarithms.
 
     Parameters

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.benchmark.baselines.connectivity import connectivity_features
@@ -53,7 +54,9 @@ class Cohort:
         """Covariances of the ROIs, from which the tangent space of each split is made."""
         return covariances(self.store)
 
-    def edges(self, kind: Literal["correlation", "partial"]) -> NDArray[np.float32]:
+    def edges(
+        self, kind: Literal["correlation", "partial"]
+    ) -> Float[NDArray[np.float32], "scan edge"]:
         """Compute connectivity.
 
         Parameters
@@ -70,7 +73,9 @@ class Cohort:
             self._edges[kind] = connectivity_features(self.store, kind=kind)
         return self._edges[kind]
 
-    def features(self, model: ModelPlan, features: str) -> NDArray[np.float64]:
+    def features(
+        self, model: ModelPlan, features: str
+    ) -> Float[NDArray[np.float64], "scan feature"]:
         """Read features out of a model, a row a scan.
 
         Parameters

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.benchmark.baselines.confounds import confound_predictions
@@ -82,7 +83,7 @@ class LinearMethod(NamedTuple):
         As in `cross_validated_predictions`.
     """
 
-    features: NDArray[Any]
+    features: Shaped[NDArray[Any], "scan feature"]
     classifier: Classifier = "ridge"
     scaling: Scaling = "standardize"
 
@@ -186,7 +187,10 @@ def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPre
 
 
 def permute(
-    method: Method, question: Question, cohort: Cohort, blocks: NDArray[Any] | None = None
+    method: Method,
+    question: Question,
+    cohort: Cohort,
+    blocks: Shaped[NDArray[Any], "scan"] | None = None,
 ) -> PermutationTest:
     """Compare the score of a linear method with those of labels given to other people.
 

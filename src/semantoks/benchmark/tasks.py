@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
@@ -41,11 +42,11 @@ class Task:
     target: str
     kind: Kind
     rows: NDArray[np.intp]
-    truth: NDArray[Any]
+    truth: Shaped[NDArray[Any], "scan"]
     classes: tuple[str, ...]
     n_missing: int
 
-    def name(self, values: NDArray[Any]) -> NDArray[Any]:
+    def name(self, values: Shaped[NDArray[Any], "scan"]) -> Shaped[NDArray[Any], "scan"]:
         """Return codes as names of classes, values as they are.
 
         Parameters

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.errors import InputError, nearest
@@ -82,7 +83,7 @@ class Atlas:
     labels: tuple[str, ...]
     networks: tuple[str, ...]
     hemispheres: tuple[str, ...]
-    coordinates: NDArray[np.float64]
+    coordinates: Float[NDArray[np.float64], "roi 3"]
     values: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

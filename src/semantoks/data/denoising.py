@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.bids import parse_bids_name
@@ -29,7 +30,7 @@ _LEAST_FREEDOM: Final = 10
 
 
 def clean_series(
-    series: NDArray[np.floating[Any]],
+    series: Float[NDArray[np.floating[Any]], "roi time"],
     confounds: Path | None,
     t_r: float,
     options: ReaderOptions,

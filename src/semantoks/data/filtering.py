@@ -6,6 +6,7 @@ import math
 from typing import Any, Final, Literal
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.errors import ConfigurationError, InputError
@@ -20,7 +21,7 @@ _BUTTERWORTH_ORDER: Final = 5
 
 
 def filter_series(
-    series: Series,
+    series: Float[Series, "roi time"],
     t_r: float,
     high_pass: float | None = 0.01,
     low_pass: float | None = 0.1,
@@ -107,7 +108,9 @@ def resampled_length(n_samples: int, t_r: float, target_t_r: float) -> int:
     return math.floor((n_samples - 1) * t_r / target_t_r + 1e-6) + 1 if n_samples else 0
 
 
-def resample(series: Series, t_r: float, target_t_r: float) -> NDArray[np.float64]:
+def resample(
+    series: Float[Series, "roi time"], t_r: float, target_t_r: float
+) -> NDArray[np.float64]:
     """Resample to another repetition time without aliasing.
 
     Every new sample is a weighted sum of the old ones around it, the weights being a sinc under a

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
@@ -71,7 +72,7 @@ class LabelMatch:
         """Number of ROIs that have a name."""
         return int((self.positions >= 0).sum())
 
-    def place(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def place(self, values: Float[NDArray[np.floating[Any]], "name time"]) -> NDArray[np.float64]:
         """Put named rows into the order of the atlas.
 
         Parameters

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
@@ -64,7 +65,7 @@ class Geometry:
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
-    nearness: NDArray[np.float64]
+    nearness: Float[NDArray[np.float64], "pair"]
     homotopic: NDArray[np.bool_]
     across: NDArray[np.bool_]
     same: NDArray[np.bool_]
@@ -114,7 +115,7 @@ def _partners(places: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(partners | partners.T)
 
 
-def connectivity(series: NDArray[np.floating[Any]]) -> Matrix:
+def connectivity(series: Float[NDArray[np.floating[Any]], "roi time"]) -> Float[Matrix, "roi roi"]:
     """Compute Fisher z between ROIs, trend and global signal taken out.
 
     Parameters
@@ -145,7 +146,7 @@ def connectivity(series: NDArray[np.floating[Any]]) -> Matrix:
     return z
 
 
-def weigh(z: Matrix, geometry: Geometry) -> Evidence:
+def weigh(z: Float[Matrix, "roi roi"], geometry: Geometry) -> Evidence:
     """Say how well connectivity fits the places of the ROIs.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
@@ -14,7 +15,9 @@ _MAX_DISTANCE: Final = 5.0
 """How far apart in mm two tables may put the centre of the same ROI."""
 
 
-def place_rois(series: NDArray[np.floating[Any]], atlas: Atlas, onto: Atlas) -> NDArray[np.float64]:
+def place_rois(
+    series: Float[NDArray[np.floating[Any]], "roi time"], atlas: Atlas, onto: Atlas
+) -> NDArray[np.float64]:
     """Place the ROIs of a recording into a larger atlas.
 
     Parameters

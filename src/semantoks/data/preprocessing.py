@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.filtering import (
@@ -254,7 +255,7 @@ class Preprocessed:
         return int(self.series.shape[1])
 
 
-def cut_nan_tail(series: Series) -> Series:
+def cut_nan_tail(series: Float[Series, "roi time"]) -> Float[Series, "roi shorter_time"]:
     """Drop the samples at the end at which every ROI is NaN.
 
     Parameters
@@ -276,7 +277,7 @@ def cut_nan_tail(series: Series) -> Series:
     return series[:, : measured[-1] + 1 if measured.size else 0]
 
 
-def find_bad_rois(series: Series) -> BadRois:
+def find_bad_rois(series: Float[Series, "roi time"]) -> BadRois:
     """Find the ROIs that carry no signal.
 
     A ROI is flat if its standard deviation is within float32 rounding of its values, or less than
@@ -309,7 +310,7 @@ def find_bad_rois(series: Series) -> BadRois:
     return BadRois(flat & ~missing, missing)
 
 
-def standardize(series: Series) -> NDArray[np.float64]:
+def standardize(series: Float[Series, "roi time"]) -> NDArray[np.float64]:
     """Z-score every ROI over the whole scan.
 
     Parameters
@@ -334,7 +335,9 @@ def standardize(series: Series) -> NDArray[np.float64]:
     return values / np.where(deviation > 0, deviation, 1.0)
 
 
-def preprocess(series: Series, t_r: float, preprocessing: Preprocessing) -> Preprocessed:
+def preprocess(
+    series: Float[Series, "roi time"], t_r: float, preprocessing: Preprocessing
+) -> Preprocessed:
     """Make a scan ready for a store: checks, detrending, resampling, band-pass, z-score.
 
     Resampling comes before the band-pass, so that scans of every repetition time go through the

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import signal
 from scipy.spatial.distance import pdist
@@ -95,7 +96,7 @@ class ScanQuality:
 
 
 def measure(
-    raw: NDArray[np.floating[Any]] | None,
+    raw: Float[NDArray[np.floating[Any]], "roi time"] | None,
     ready: Preprocessed | None,
     *,
     t_r: float | None,

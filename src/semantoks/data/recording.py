@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
@@ -165,7 +166,7 @@ class Recording:
     240.0
     """
 
-    series: NDArray[np.floating[Any]]
+    series: Float[NDArray[np.floating[Any]], "roi time"]
     t_r: float
     atlas: Atlas
     scan: str

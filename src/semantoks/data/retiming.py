@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 
 def fill_censored(
-    series: NDArray[np.floating[Any]], kept: NDArray[np.bool_]
+    series: Float[NDArray[np.floating[Any]], "roi kept_volume"], kept: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Put volumes that were cut out back by interpolation in time.
 

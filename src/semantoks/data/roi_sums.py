@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 
 def sum_rois(
-    values: NDArray[np.floating[Any]], members: NDArray[np.integer[Any]], n_rois: int
+    values: Float[NDArray[np.floating[Any]], "element time"],
+    members: NDArray[np.integer[Any]],
+    n_rois: int,
 ) -> NDArray[np.float64]:
     """Sum the series of the elements of every ROI.
 

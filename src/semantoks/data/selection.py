@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
@@ -168,7 +169,7 @@ def read_subjects(path: str | Path) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def selection_fingerprint(whole: str, rows: NDArray[np.int64]) -> str:
+def selection_fingerprint(whole: str, rows: Int[NDArray[np.int64], "scan"]) -> str:
     """Return a fingerprint that changes with the whole store and with what was chosen of it.
 
     Parameters

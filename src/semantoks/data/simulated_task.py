@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
@@ -151,10 +152,10 @@ def write_events(cohort: TaskCohort, folder: str | Path) -> None:
 
 
 def haemodynamic_course(
-    onsets: NDArray[np.floating[Any]],
-    durations: NDArray[np.floating[Any]],
-    times: NDArray[np.floating[Any]],
-) -> NDArray[np.float64]:
+    onsets: Float[NDArray[np.floating[Any]], "block"],
+    durations: Float[NDArray[np.floating[Any]], "block"],
+    times: Float[NDArray[np.floating[Any]], "time"],
+) -> Float[NDArray[np.float64], "time"]:
     """Compute the response to blocks, by the canonical haemodynamic response of Glover.
 
     Parameters

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
@@ -39,7 +40,7 @@ class ArrayScan(NamedTuple):
     """
 
     name: str
-    series: NDArray[np.floating[Any]]
+    series: Float[NDArray[np.floating[Any]], "roi time"]
     t_r: float
     atlas: Atlas
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -42,11 +43,11 @@ ATTENTION: Final = ProbeSettings(rates=(0.01, 0.003, 0.001, 0.0003))
 
 def attention_probe_predictions(
     tokens: WindowTokens,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     queries: int = 1,
     settings: ProbeSettings = ATTENTION,
     patience: int = 10,
@@ -189,8 +190,8 @@ class AttentionProbe(ScanEstimator):
 
     def fit(
         self,
-        X: WindowTokens,  # noqa: N803
-        y: ArrayLike,
+        X: WindowTokens,
+        y: Shaped[ArrayLike, "scan"],
         *,
         validation: tuple[WindowTokens, ArrayLike],
     ) -> AttentionProbe:
@@ -241,7 +242,7 @@ class AttentionProbe(ScanEstimator):
             self.classes_ = classes[coding.classes]
         return self
 
-    def decision_function(self, X: WindowTokens) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: WindowTokens) -> Float[NDArray[np.float64], "scan class"]:
         """Return outputs, averaged over the windows of a scan.
 
         Parameters

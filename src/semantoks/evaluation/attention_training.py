@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ class LabelledTokens(NamedTuple):
 
     tokens: WindowTokens
     scans: NDArray[np.intp]
-    truth: NDArray[Any]
+    truth: Shaped[NDArray[Any], "labelled"]
 
 
 _Place = tuple[Tensor, Tensor]
@@ -69,12 +70,12 @@ class TrainedAttention(NamedTuple):
     key: tuple[float, float]
     rate: float
     epoch: int
-    query: Tensor
-    slopes: Tensor
-    constant: Tensor
+    query: Float[Tensor, "query dim"]
+    slopes: Float[Tensor, "query_dim output"]
+    constant: Float[Tensor, "query_dim output"]
     place: _Place
 
-    def read(self, tokens: Tensor) -> Tensor:
+    def read(self, tokens: Float[Tensor, "window token dim"]) -> Float[Tensor, "1 window output"]:
         """Read windows.
 
         Parameters
@@ -272,7 +273,7 @@ def _better(
 
 def scan_outputs(
     read: Callable[[Tensor], Tensor], tokens: WindowTokens, scans: NDArray[np.intp]
-) -> NDArray[np.float64]:
+) -> Float[NDArray[np.float64], "rate scan output"]:
     """Average outputs over the windows of scans.
 
     Parameters

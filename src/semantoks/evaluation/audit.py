@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -90,7 +91,11 @@ def auditable(scans: pd.DataFrame) -> tuple[str, ...]:
 
 
 def site_association(
-    truth: NDArray[Any], sites: NDArray[Any], subjects: NDArray[Any], *, kind: Kind
+    truth: Shaped[NDArray[Any], "scan"],
+    sites: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
+    *,
+    kind: Kind,
 ) -> Association:
     """Measure how much the site tells of the target.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 
 from semantoks.errors import InputError
@@ -11,8 +12,11 @@ Vector = NDArray[np.float64]
 
 
 def bootstrap_weights(
-    subjects: ArrayLike, n: int, seed: int, folds: ArrayLike | None = None
-) -> Vector:
+    subjects: Shaped[ArrayLike, "scan"],
+    n: int,
+    seed: int,
+    folds: Shaped[ArrayLike, "scan"] | None = None,
+) -> Float[Vector, "n scan"]:
     """Draw subjects with replacement, each with all of their scans.
 
     With `folds`, folds are drawn with replacement first, and then in each of them as many of its
@@ -64,7 +68,7 @@ def bootstrap_weights(
     return weights
 
 
-def interval(draws: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+def interval(draws: Shaped[ArrayLike, "draw"], confidence: float = 0.95) -> tuple[float, float]:
     """Compute the percentile interval of what a bootstrap returned.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -60,10 +61,10 @@ class ClosedFormProbe(ScanEstimator):
 
     def fit(
         self,
-        X: ArrayLike,  # noqa: N803
-        y: ArrayLike,
+        X: Shaped[ArrayLike, "scan feature"],
+        y: Shaped[ArrayLike, "scan"],
         *,
-        groups: ArrayLike | None = None,
+        groups: Shaped[ArrayLike, "scan"] | None = None,
     ) -> ClosedFormProbe:
         """Choose the penalty and fit.
 
@@ -113,7 +114,9 @@ class ClosedFormProbe(ScanEstimator):
             self.classes_ = classes
         return self
 
-    def decision_function(self, X: ArrayLike) -> Matrix:  # noqa: N803
+    def decision_function(
+        self, X: Shaped[ArrayLike, "scan feature"]
+    ) -> Float[Matrix, "scan class"]:
         """Return continuous scores.
 
         Parameters

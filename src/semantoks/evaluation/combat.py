@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -30,8 +31,8 @@ class SiteEffect(NamedTuple):
         Posterior standard deviation δ* of the site.
     """
 
-    shift: Matrix
-    scale: Matrix
+    shift: Float[Matrix, "feature"]
+    scale: Float[Matrix, "feature"]
 
 
 class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -79,7 +80,13 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Columns whose effect is kept."""
         return tuple(self.preserve)
 
-    def fit(self, features: NDArray[Any], y: object = None, *, scans: pd.DataFrame) -> Self:
+    def fit(
+        self,
+        features: Shaped[NDArray[Any], "scan feature"],
+        y: object = None,
+        *,
+        scans: pd.DataFrame,
+    ) -> Self:
         """Learn what the sites do to the features.
 
         Parameters
@@ -133,7 +140,9 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.effects_[site] = SiteEffect(shift, scale)
         return self
 
-    def transform(self, features: NDArray[Any], *, scans: pd.DataFrame) -> Matrix:
+    def transform(
+        self, features: Shaped[NDArray[Any], "scan feature"], *, scans: pd.DataFrame
+    ) -> Float[Matrix, "scan feature"]:
         """Take the effects of the sites out.
 
         Parameters
@@ -174,8 +183,12 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.where(self.deviation_ > 0, harmonised, x)
 
     def fit_transform(
-        self, features: NDArray[Any], y: object = None, *, scans: pd.DataFrame
-    ) -> Matrix:
+        self,
+        features: Shaped[NDArray[Any], "scan feature"],
+        y: object = None,
+        *,
+        scans: pd.DataFrame,
+    ) -> Float[Matrix, "scan feature"]:
         """Learn from scans and apply it to the same scans.
 
         Parameters

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 
 from semantoks.errors import InputError
@@ -41,7 +42,7 @@ class ConfoundColumns(NamedTuple):
 def confound_columns(
     scans: pd.DataFrame,
     target: str,
-    truth: ArrayLike,
+    truth: Shaped[ArrayLike, "scan"],
     columns: Sequence[str] | None = None,
 ) -> ConfoundColumns:
     """Choose the confounds that a target may be predicted from.

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -105,7 +106,7 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
             self.most_frequent_[column] = values[counts.argmax()] if len(values) else ""
         return self
 
-    def transform(self, scans: pd.DataFrame) -> NDArray[np.float64]:
+    def transform(self, scans: pd.DataFrame) -> Float[NDArray[np.float64], "scan column"]:
         """Lay the columns of other scans out.
 
         Parameters
@@ -222,7 +223,7 @@ def check_columns(scans: pd.DataFrame, columns: Sequence[str]) -> None:
             )
 
 
-def check_rows(features: NDArray[Any], scans: pd.DataFrame) -> None:
+def check_rows(features: Shaped[NDArray[Any], "scan feature"], scans: pd.DataFrame) -> None:
     """Refuse a table of other scans than the features, and features that are not finite.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,8 +42,8 @@ class Seen(NamedTuple):
         What the encoder says; empty if no part asked for it.
     """
 
-    series: Tensor
-    mask: Tensor | None
+    series: Float[Tensor, "batch roi time"]
+    mask: Bool[Tensor, "batch network patch"] | None
     encoding: Encoding
 
 
@@ -138,7 +139,9 @@ def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls")
     return [name for part in feature_parts(features) for name in PARTS[part].names(encoder)]
 
 
-def read_out(encoding: Encoding, features: FeatureKind = "mean+cls") -> Tensor:
+def read_out(
+    encoding: Encoding, features: FeatureKind = "mean+cls"
+) -> Float[Tensor, "batch feature"]:
     """Reduce what the encoder says of windows to one row of numbers a window.
 
     The mean is over all tokens; those of masked networks count, as in the released code.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -46,7 +47,9 @@ class EncoderClassifier(WindowModel):
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, series: Tensor, valid: NDArray[np.bool_]) -> Tensor:
+    def forward(
+        self, series: Float[Tensor, "batch roi time"], valid: NDArray[np.bool_]
+    ) -> Float[Tensor, "batch output"]:
         """Read windows; networks of which a scan has no valid ROI are masked.
 
         Parameters

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from semantoks.errors import InputError
 
 
 def check_arrays(
-    features: NDArray[np.floating[Any]], truth: NDArray[Any], subjects: NDArray[Any]
+    features: Float[NDArray[np.floating[Any]], "scan feature"],
+    truth: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
 ) -> None:
     """Refuse arrays of different lengths, and features that are not finite.
 
@@ -38,7 +41,7 @@ def check_arrays(
     _refuse_broken(features, lambda row: f" (subject {str(subjects[row])!r})")
 
 
-def check_new(features: NDArray[np.floating[Any]], width: int) -> None:
+def check_new(features: Float[NDArray[np.floating[Any]], "scan feature"], width: int) -> None:
     """Refuse features to predict from that are not those that were learned from.
 
     Parameters

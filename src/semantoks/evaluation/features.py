@@ -147,7 +147,7 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(
         self,
-        X: Store | Sequence[ArrayLike | Recording] | NDArray[Any],  # noqa: N803
+        X: Store | Sequence[ArrayLike | Recording] | NDArray[Any],
         y: Any = None,
     ) -> SemantoksFeatures:
         """Load the model and check parameters and input.
@@ -182,7 +182,7 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(
         self,
-        X: Store | Sequence[ArrayLike | Recording] | NDArray[Any],  # noqa: N803
+        X: Store | Sequence[ArrayLike | Recording] | NDArray[Any],
     ) -> NDArray[np.float32]:
         """Describe scans.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -41,11 +42,11 @@ PAPER_TRAINING: Final = WindowTraining()
 def finetune_predictions(
     store: Store,
     encoder: SemantoksEncoder,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     rows: NDArray[np.intp] | None = None,
     settings: WindowTraining = PAPER_TRAINING,
     features: FeatureKind = "mean+cls",
@@ -171,8 +172,8 @@ class FineTuning(ScanEstimator):
 
     def fit(
         self,
-        X: Store | Scans,  # noqa: N803
-        y: ArrayLike,
+        X: Store | Scans,
+        y: Shaped[ArrayLike, "scan"],
         *,
         validation: tuple[Store | Scans, ArrayLike],
         progress: Callable[[int, int], None] | None = None,
@@ -222,7 +223,7 @@ class FineTuning(ScanEstimator):
             self.classes_ = classes[coding.classes]
         return self
 
-    def decision_function(self, X: Store | Scans) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Store | Scans) -> Float[NDArray[np.float64], "scan class"]:
         """Return outputs, averaged over the windows of a scan.
 
         Parameters

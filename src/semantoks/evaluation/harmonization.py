@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -56,7 +57,13 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Columns whose effect is kept: none by name."""
         return ()
 
-    def fit(self, features: NDArray[Any], y: object = None, *, scans: pd.DataFrame) -> Self:
+    def fit(
+        self,
+        features: Shaped[NDArray[Any], "scan feature"],
+        y: object = None,
+        *,
+        scans: pd.DataFrame,
+    ) -> Self:
         """Learn what confounds do to the features.
 
         Parameters
@@ -95,7 +102,9 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.slopes_ = np.linalg.lstsq(centred, features - features.mean(axis=0), rcond=None)[0]
         return self
 
-    def transform(self, features: NDArray[Any], *, scans: pd.DataFrame) -> Matrix:
+    def transform(
+        self, features: Shaped[NDArray[Any], "scan feature"], *, scans: pd.DataFrame
+    ) -> Float[Matrix, "scan feature"]:
         """Subtract what was learned.
 
         Parameters
@@ -121,8 +130,12 @@ class ConfoundRegression(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(features - confounds @ self.slopes_, dtype=np.float64)
 
     def fit_transform(
-        self, features: NDArray[Any], y: object = None, *, scans: pd.DataFrame
-    ) -> Matrix:
+        self,
+        features: Shaped[NDArray[Any], "scan feature"],
+        y: object = None,
+        *,
+        scans: pd.DataFrame,
+    ) -> Float[Matrix, "scan feature"]:
         """Learn from scans and apply it to the same scans.
 
         Parameters

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from semantoks.data.atlas import Atlas
@@ -42,9 +43,9 @@ class GuestEmbeddings(NamedTuple):
         The tokens of all windows: window by window, network by network, patch by patch.
     """
 
-    cls_embeds: Tensor
+    cls_embeds: Float[Tensor, "batch 1 dim"]
     reg_embeds: None
-    patch_embeds: Tensor
+    patch_embeds: Float[Tensor, "batch token dim"]
 
 
 class GuestTransform:

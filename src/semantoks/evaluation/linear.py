@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -45,8 +46,8 @@ class FoldPrediction:
     """
 
     split: Split
-    prediction: NDArray[Any]
-    score: Matrix
+    prediction: Shaped[NDArray[Any], "test"]
+    score: Float[Matrix, "test class"]
     penalty: float = float("nan")
     chosen: Mapping[str, float] = field(default_factory=dict)
 
@@ -78,10 +79,10 @@ def learning_from_both(split: Split) -> Split:
 
 def predict_fold(
     split: Split,
-    train: NDArray[Any],
-    test: NDArray[Any],
-    truth: NDArray[Any],
-    subjects: NDArray[Any],
+    train: Shaped[NDArray[Any], "train feature"],
+    test: Shaped[NDArray[Any], "test feature"],
+    truth: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
     *,
     kind: Kind,
     classifier: Classifier = "ridge",
@@ -149,7 +150,7 @@ class FittedLinear(NamedTuple):
     penalty: float
     n_classes: int
 
-    def scores(self, features: NDArray[Any]) -> Matrix:
+    def scores(self, features: Shaped[NDArray[Any], "scan feature"]) -> Float[Matrix, "scan class"]:
         """Return continuous scores of the classes, or values.
 
         Parameters
@@ -169,9 +170,9 @@ class FittedLinear(NamedTuple):
 
 
 def fit_linear(
-    features: NDArray[Any],
-    truth: NDArray[Any],
-    subjects: NDArray[Any],
+    features: Shaped[NDArray[Any], "scan feature"],
+    truth: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
     *,
     n_classes: int,
     classifier: Classifier = "ridge",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -48,17 +49,17 @@ class ProbeTarget:
         Splits with a validation part.
     """
 
-    truth: NDArray[Any]
+    truth: Shaped[NDArray[Any], "scan"]
     splits: Sequence[Split]
 
 
 def linear_probe_predictions(
     windows: WindowFeatures,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     settings: ProbeSettings = PAPER,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FoldPrediction, ...]:
@@ -111,7 +112,7 @@ def linear_probe_of_targets(
     targets: Sequence[ProbeTarget],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     settings: ProbeSettings = PAPER,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[FoldPrediction, ...], ...]:
@@ -232,8 +233,8 @@ class LinearProbe(ScanEstimator):
 
     def fit(
         self,
-        X: WindowFeatures,  # noqa: N803
-        y: ArrayLike,
+        X: WindowFeatures,
+        y: Shaped[ArrayLike, "scan"],
         *,
         validation: tuple[WindowFeatures, ArrayLike],
     ) -> LinearProbe:
@@ -285,7 +286,7 @@ class LinearProbe(ScanEstimator):
             self.classes_ = classes[coding.classes]
         return self
 
-    def decision_function(self, X: WindowFeatures) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: WindowFeatures) -> Float[NDArray[np.float64], "scan class"]:
         """Return outputs, averaged over the windows of a scan.
 
         Parameters

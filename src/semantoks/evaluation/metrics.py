@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 
 from semantoks.errors import InputError
@@ -57,8 +58,10 @@ LOWER_IS_BETTER: Final = frozenset({"mae"})
 
 
 def balanced_accuracy(
-    truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None
-) -> Vector:
+    truth: Shaped[ArrayLike, "scan"],
+    prediction: Shaped[ArrayLike, "scan"],
+    weights: Shaped[ArrayLike, "*draw scan"] | None = None,
+) -> Float[Vector, "*draw"]:
     """Compute the mean of the recalls of the classes that occur in the truth.
 
     Parameters
@@ -95,11 +98,11 @@ def balanced_accuracy(
 
 
 def auc(
-    truth: ArrayLike,
-    score: ArrayLike,
-    weights: ArrayLike | None = None,
-    folds: ArrayLike | None = None,
-) -> Vector:
+    truth: Shaped[ArrayLike, "scan"],
+    score: Shaped[ArrayLike, "scan class"],
+    weights: Shaped[ArrayLike, "*draw scan"] | None = None,
+    folds: Shaped[ArrayLike, "scan"] | None = None,
+) -> Float[Vector, "*draw"]:
     """Compute the area under the ROC curve from continuous scores.
 
     More than two classes: the mean over the classes of the area of one class against the rest.
@@ -154,7 +157,11 @@ def auc(
     return np.asarray(_ratio(np.nansum(areas, axis=0), np.isfinite(areas).sum(axis=0)))
 
 
-def r2(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+def r2(
+    truth: Shaped[ArrayLike, "scan"],
+    prediction: Shaped[ArrayLike, "scan"],
+    weights: Shaped[ArrayLike, "*draw scan"] | None = None,
+) -> Float[Vector, "*draw"]:
     """Compute the share of the variance that the prediction explains.
 
     This is 1 - (squared error / variance of the truth), which is negative for predictions that are
@@ -194,7 +201,11 @@ def r2(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None
     return np.asarray(1.0 - _ratio(error, variance))
 
 
-def mae(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+def mae(
+    truth: Shaped[ArrayLike, "scan"],
+    prediction: Shaped[ArrayLike, "scan"],
+    weights: Shaped[ArrayLike, "*draw scan"] | None = None,
+) -> Float[Vector, "*draw"]:
     """Compute the mean absolute error.
 
     Parameters
@@ -226,7 +237,11 @@ def mae(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = Non
     return np.asarray(_ratio(drawn @ np.abs(truth - prediction), drawn.sum(axis=-1)))
 
 
-def f1(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None) -> Vector:
+def f1(
+    truth: Shaped[ArrayLike, "scan"],
+    prediction: Shaped[ArrayLike, "scan"],
+    weights: Shaped[ArrayLike, "*draw scan"] | None = None,
+) -> Float[Vector, "*draw"]:
     """Compute the mean over the classes of F1, the harmonic mean of precision and recall.
 
     Parameters
@@ -264,11 +279,11 @@ def f1(truth: ArrayLike, prediction: ArrayLike, weights: ArrayLike | None = None
 
 
 def pearson_r(
-    truth: ArrayLike,
-    prediction: ArrayLike,
-    weights: ArrayLike | None = None,
-    folds: ArrayLike | None = None,
-) -> Vector:
+    truth: Shaped[ArrayLike, "scan"],
+    prediction: Shaped[ArrayLike, "scan"],
+    weights: Shaped[ArrayLike, "*draw scan"] | None = None,
+    folds: Shaped[ArrayLike, "scan"] | None = None,
+) -> Float[Vector, "*draw"]:
     """Compute Pearson's correlation of truth and prediction.
 
     Predictions of two folds come from two models with different means. A fold whose people lie high

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
@@ -27,12 +28,12 @@ _INNER_FOLDS: Final = 5
 
 
 def neighbour_predictions(
-    features: NDArray[np.floating[Any]],
-    truth: NDArray[Any],
+    features: Float[NDArray[np.floating[Any]], "scan feature"],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     numbers: Sequence[int] = NUMBERS,
 ) -> tuple[FoldPrediction, ...]:
     """Predict the test part of every split from the scans that are nearest to each.
@@ -135,10 +136,10 @@ class NeighbourProbe(ScanEstimator):
 
     def fit(
         self,
-        X: ArrayLike,  # noqa: N803
-        y: ArrayLike,
+        X: Shaped[ArrayLike, "scan feature"],
+        y: Shaped[ArrayLike, "scan"],
         *,
-        groups: ArrayLike | None = None,
+        groups: Shaped[ArrayLike, "scan"] | None = None,
     ) -> NeighbourProbe:
         """Keep the scans and choose the number of neighbours.
 
@@ -176,7 +177,9 @@ class NeighbourProbe(ScanEstimator):
             self.classes_ = classes
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(
+        self, X: Shaped[ArrayLike, "scan feature"]
+    ) -> Float[NDArray[np.float64], "scan class"]:
         """Return the shares of the votes.
 
         Parameters

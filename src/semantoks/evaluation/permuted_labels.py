@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.errors import InputError
@@ -16,12 +17,12 @@ _MANY: Final = {"subject": "subject(s)", "family": "families"}
 
 
 def permute_labels(
-    truth: NDArray[Any],
-    subjects: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
     random: np.random.Generator,
-    blocks: NDArray[Any] | None = None,
-    families: NDArray[Any] | None = None,
-) -> NDArray[Any]:
+    blocks: Shaped[NDArray[Any], "scan"] | None = None,
+    families: Shaped[NDArray[Any], "scan"] | None = None,
+) -> Shaped[NDArray[Any], "scan"]:
     """Give the labels of every subject, or of every family, to another one.
 
     Where a subject has the same label in all scans, any two subjects of a block may change places.

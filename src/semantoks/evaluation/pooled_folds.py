@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from semantoks.evaluation.metrics import auc
@@ -37,7 +37,7 @@ class FoldRatios(NamedTuple):
 
 
 def fold_ratios(
-    metric: str, truth: NDArray[Any], folds: Sequence[FoldPrediction]
+    metric: str, truth: Shaped[NDArray[Any], "scan"], folds: Sequence[FoldPrediction]
 ) -> FoldRatios | None:
     """Divide a metric on all tested scans into what each fold has of it.
 
@@ -89,7 +89,7 @@ def fold_ratios(
     return FoldRatios(squares - _sums([[np.square(error) for error in errors]]), squares)
 
 
-def pooled_differences(first: FoldRatios, second: FoldRatios) -> Vector:
+def pooled_differences(first: FoldRatios, second: FoldRatios) -> Float[Vector, "fold"]:
     """Write the difference of two pooled scores as a mean over folds.
 
     Fold f has K times (its piece of the difference minus what its whole would have of it), added to

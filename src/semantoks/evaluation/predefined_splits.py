@@ -58,7 +58,7 @@ class PredefinedSplits(Splitter):
     path: str | Path
     absent: Literal["refuse", "drop"] = "refuse"
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Count the splits.
 
         Parameters

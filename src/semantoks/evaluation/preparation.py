@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 from sklearn.exceptions import NotFittedError
@@ -29,7 +30,11 @@ class Preparation(Protocol):
         ...
 
     def fit(
-        self, features: NDArray[np.floating[Any]], y: object = None, *, scans: pd.DataFrame
+        self,
+        features: Float[NDArray[np.floating[Any]], "scan feature"],
+        y: object = None,
+        *,
+        scans: pd.DataFrame,
     ) -> Self:
         """Learn from the training part.
 
@@ -50,8 +55,8 @@ class Preparation(Protocol):
         ...
 
     def transform(
-        self, features: NDArray[np.floating[Any]], *, scans: pd.DataFrame
-    ) -> NDArray[np.float64]:
+        self, features: Float[NDArray[np.floating[Any]], "scan feature"], *, scans: pd.DataFrame
+    ) -> Float[NDArray[np.float64], "scan feature"]:
         """Apply what was learned.
 
         Parameters
@@ -69,7 +74,9 @@ class Preparation(Protocol):
         ...
 
 
-def check_preparation(prepare: Preparation, scans: pd.DataFrame, truth: ArrayLike) -> None:
+def check_preparation(
+    prepare: Preparation, scans: pd.DataFrame, truth: Shaped[ArrayLike, "scan"]
+) -> None:
     """Refuse a preparation that would carry knowledge of the test part into the features.
 
     Parameters
@@ -109,7 +116,7 @@ def check_preparation(prepare: Preparation, scans: pd.DataFrame, truth: ArrayLik
             )
 
 
-def is_target(column: pd.Series[Any], truth: ArrayLike) -> bool:
+def is_target(column: pd.Series[Any], truth: Shaped[ArrayLike, "scan"]) -> bool:
     """Tell whether a column is the target, also under another name or in another unit.
 
     Parameters

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from sklearn.base import clone
 
@@ -65,16 +66,16 @@ class Score:
     value: float
     low: float
     high: float
-    draws: Matrix
+    draws: Float[Matrix, "repeat_draw"]
 
 
 def cross_validated_predictions(
-    features: NDArray[np.floating[Any]],
-    truth: NDArray[Any],
+    features: Float[NDArray[np.floating[Any]], "scan feature"],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     classifier: Classifier = "ridge",
     scaling: Scaling = "standardize",
     prepare: Preparation | None = None,
@@ -161,11 +162,11 @@ def cross_validated_predictions(
 
 def predictions_of_folds(
     describe: Callable[[Split], tuple[NDArray[Any], NDArray[Any]]],
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     classifier: Classifier = "ridge",
     scaling: Scaling = "standardize",
 ) -> tuple[FoldPrediction, ...]:
@@ -229,7 +230,11 @@ def predictions_of_folds(
 
 
 def score_predictions(
-    folds: Sequence[FoldPrediction], truth: NDArray[Any], weights: Matrix, *, kind: Kind
+    folds: Sequence[FoldPrediction],
+    truth: Shaped[NDArray[Any], "scan"],
+    weights: Float[Matrix, "draw scan"],
+    *,
+    kind: Kind,
 ) -> dict[str, Score]:
     """Score out-of-fold predictions, with intervals over draws of subjects or of folds.
 
@@ -316,7 +321,7 @@ def score_predictions(
     return scores
 
 
-def fold_metric(name: str, truth: NDArray[Any], fold: FoldPrediction) -> float:
+def fold_metric(name: str, truth: Shaped[NDArray[Any], "scan"], fold: FoldPrediction) -> float:
     """Compute a metric on the test part of one split.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class ProbeData:
 
     rows: NDArray[np.intp]
     truth: NDArray[np.int64] | NDArray[np.float64]
-    weights: NDArray[np.float64] | None = None
+    weights: Float[NDArray[np.float64], "item"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +58,16 @@ class TrainedProbes:
         Of BatchNorm1d.
     """
 
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    gain: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    running_mean: NDArray[np.float64]
-    running_variance: NDArray[np.float64]
+    weight: Float[NDArray[np.float64], "rate output feature"]
+    bias: Float[NDArray[np.float64], "rate output"]
+    gain: Float[NDArray[np.float64], "rate feature"]
+    shift: Float[NDArray[np.float64], "rate feature"]
+    running_mean: Float[NDArray[np.float64], "feature"]
+    running_variance: Float[NDArray[np.float64], "feature"]
 
-    def outputs(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    def outputs(
+        self, features: Float[NDArray[np.float64], "row feature"]
+    ) -> Float[NDArray[np.float64], "rate row output"]:
         """Apply the probes as in evaluation: with running moments.
 
         The output is affine in the features, so that the mean output over the windows of a scan is
@@ -108,7 +111,7 @@ def batch_size(n_items: int) -> int:
     return max(min(LARGEST_BATCH, n_items // 8), min(2, n_items))
 
 
-def window_keys(n_windows: int, epoch: int, seed: int) -> NDArray[np.float64]:
+def window_keys(n_windows: int, epoch: int, seed: int) -> Float[NDArray[np.float64], "window"]:
     """Draw a number for every window, by which windows are put in order in an epoch.
 
     The order of some windows depends on nothing but their rows: not on how many others there are,
@@ -157,7 +160,9 @@ def draw_batches(rows: NDArray[np.intp], *, epochs: int, seed: int) -> Iterator[
             yield order[first : first + size]
 
 
-def initial_weight(data: ProbeData, n_outputs: int, width: int, *, seed: int) -> Tensor:
+def initial_weight(
+    data: ProbeData, n_outputs: int, width: int, *, seed: int
+) -> Float[Tensor, "output feature"]:
     """Draw the weights that all rates of a probe start from.
 
     Parameters

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 
 from semantoks.errors import ConfigurationError, InputError
@@ -34,8 +35,8 @@ class Repeated(NamedTuple):
         Names of the recordings.
     """
 
-    features: NDArray[np.floating[Any]]
-    subjects: NDArray[Any]
+    features: Float[NDArray[np.floating[Any]], "session subject feature"]
+    subjects: Shaped[NDArray[Any], "subject"]
     sessions: tuple[str, ...]
 
 
@@ -53,9 +54,9 @@ class Identification(NamedTuple):
         Mean correlation of a person's recordings with the other recordings of the others.
     """
 
-    hits: Matrix
-    own: Matrix
-    others: Matrix
+    hits: Float[Matrix, "2 subject"]
+    own: Float[Matrix, "subject"]
+    others: Float[Matrix, "subject"]
 
     @property
     def rate(self) -> float:
@@ -69,7 +70,7 @@ class Identification(NamedTuple):
 
 
 def repeated_recordings(
-    features: NDArray[np.floating[Any]],
+    features: Float[NDArray[np.floating[Any]], "scan feature"],
     scans: pd.DataFrame,
     sessions: tuple[str, str] | None = None,
 ) -> Repeated:
@@ -122,8 +123,8 @@ def repeated_recordings(
 
 
 def identify(
-    first: NDArray[np.floating[Any]],
-    second: NDArray[np.floating[Any]],
+    first: Float[NDArray[np.floating[Any]], "subject feature"],
+    second: Float[NDArray[np.floating[Any]], "subject feature"],
     *,
     centering: Centering = "features",
 ) -> Identification:
@@ -175,10 +176,10 @@ def identify(
 
 
 def intraclass_correlation(
-    features: NDArray[np.floating[Any]],
+    features: Float[NDArray[np.floating[Any]], "session subject feature"],
     kind: Agreement = "agreement",
-    weights: ArrayLike | None = None,
-) -> Matrix:
+    weights: Shaped[ArrayLike, "draw subject"] | None = None,
+) -> Float[Matrix, "*draw feature"]:
     """Compute the intraclass correlation of every feature, of a single recording.
 
     With mean squares of a two-way analysis of variance between n subjects, between k sessions and

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from semantoks.errors import InputError
@@ -44,12 +45,12 @@ class RidgeFit:
         Weighted mean squared error of left-out subjects, for every penalty.
     """
 
-    coefficients: Matrix
-    intercept: Matrix
+    coefficients: Float[Matrix, "feature output"]
+    intercept: Float[Matrix, "output"]
     penalty: float
-    errors: Matrix
+    errors: Float[Matrix, "penalty"]
 
-    def predict(self, features: Matrix) -> Matrix:
+    def predict(self, features: Float[Matrix, "scan feature"]) -> Float[Matrix, "scan output"]:
         """Predict the outputs of new scans.
 
         Parameters
@@ -66,12 +67,12 @@ class RidgeFit:
 
 
 def fit_ridge(
-    features: Matrix,
-    outputs: Matrix,
+    features: Float[Matrix, "scan feature"],
+    outputs: Float[Matrix, "scan output"],
     *,
-    subjects: NDArray[Any],
-    weights: Matrix | None = None,
-    penalties: Matrix = PENALTIES,
+    subjects: Shaped[NDArray[Any], "scan"],
+    weights: Float[Matrix, "scan"] | None = None,
+    penalties: Float[Matrix, "penalty"] = PENALTIES,
 ) -> RidgeFit:
     """Fit a ridge regression with the penalty that predicts left-out subjects best.
 
@@ -127,7 +128,9 @@ def fit_ridge(
     )
 
 
-def rotate(features: NDArray[np.floating[Any]]) -> Matrix:
+def rotate(
+    features: Float[NDArray[np.floating[Any]], "scan feature"],
+) -> Float[Matrix, "scan kept"]:
     """Replace many features by as few as there are scans, without changing any distance.
 
     A ridge or logistic regression on centred (not scaled) features depends on nothing but the

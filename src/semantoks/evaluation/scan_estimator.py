@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -19,7 +20,7 @@ class ScanEstimator(BaseEstimator):  # type: ignore[misc]
     classes_: NDArray[Any]
 
     @abstractmethod
-    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Any) -> Float[NDArray[np.float64], "scan class"]:
         """Return scores of shape (scan, class), or values of shape (scan, 1).
 
         Parameters
@@ -33,7 +34,7 @@ class ScanEstimator(BaseEstimator):  # type: ignore[misc]
             Scores; of shape (scan, 1) for regression, in the unit of the target.
         """
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> Shaped[NDArray[Any], "scan"]:
         """Predict scans.
 
         Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
@@ -17,7 +18,9 @@ _STRONGEST: Final = 1 - 1e-6
 """Correlations are cut here, so that two identical series have a finite Fisher z."""
 
 
-def token_statistics(tokens: NDArray[np.floating[Any]]) -> Matrix:
+def token_statistics(
+    tokens: Float[NDArray[np.floating[Any]], "window network patch dim"],
+) -> Float[Matrix, "network_2_dim"]:
     """Take mean and standard deviation of every network's tokens over patches and windows.
 
     Parameters
@@ -35,7 +38,9 @@ def token_statistics(tokens: NDArray[np.floating[Any]]) -> Matrix:
     return np.stack([tokens.mean((0, 2)), tokens.std((0, 2))], axis=1).ravel()
 
 
-def second_order(tokens: NDArray[np.floating[Any]]) -> Matrix:
+def second_order(
+    tokens: Float[NDArray[np.floating[Any]], "window network patch dim"],
+) -> Float[Matrix, "pair"]:
     """Correlate the tokens of networks over all patches and windows of a scan.
 
     Every token is projected onto q orthonormal directions, which were drawn once and for all for
@@ -60,7 +65,9 @@ def second_order(tokens: NDArray[np.floating[Any]]) -> Matrix:
     return fisher_z_of(correlation(series))
 
 
-def correlation(series: NDArray[np.floating[Any]]) -> Matrix:
+def correlation(
+    series: Float[NDArray[np.floating[Any]], "... row time"],
+) -> Float[Matrix, "... row row"]:
     """Correlate series with one another.
 
     Parameters
@@ -85,7 +92,7 @@ def correlation(series: NDArray[np.floating[Any]]) -> Matrix:
     return np.asarray(found)
 
 
-def fisher_z_of(correlations: Matrix) -> Matrix:
+def fisher_z_of(correlations: Float[Matrix, "... row row"]) -> Float[Matrix, "... pair"]:
     """Take the Fisher z of every pair of a correlation matrix.
 
     Parameters
@@ -103,7 +110,7 @@ def fisher_z_of(correlations: Matrix) -> Matrix:
     return np.asarray(np.arctanh(np.clip(pairs, -_STRONGEST, _STRONGEST)))
 
 
-def log_of(covariances: Matrix) -> Matrix:
+def log_of(covariances: Float[Matrix, "window row row"]) -> Float[Matrix, "entry"]:
     """Take the matrix logarithm of the mean of covariance matrices, half way to the identity.
 
     Where covariances are many, each says something of all others. The logarithm takes indirect

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
@@ -72,12 +73,12 @@ class PermutationTest(NamedTuple):
     """
 
     value: float
-    null: Vector
+    null: Float[Vector, "permutation"]
     p: float
 
 
 def resampled_t_test(
-    differences: ArrayLike, n_train: float, n_test: float, confidence: float = 0.95
+    differences: Shaped[ArrayLike, "fold"], n_train: float, n_test: float, confidence: float = 0.95
 ) -> ResampledTest:
     """Test whether differences of two methods in the folds of repeated splits are zero on average.
 
@@ -124,7 +125,7 @@ def resampled_t_test(
 def compare_folds(
     first: Sequence[FoldPrediction],
     second: Sequence[FoldPrediction],
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     *,
     kind: Kind,
     metric: str | None = None,
@@ -210,14 +211,14 @@ def _fold_differences(
 
 
 def permutation_test(
-    features: NDArray[np.floating[Any]],
-    truth: NDArray[Any],
+    features: Float[NDArray[np.floating[Any]], "scan feature"],
+    truth: Shaped[NDArray[Any], "scan"],
     divide: Callable[[NDArray[Any]], Sequence[Split]],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
-    families: NDArray[Any] | None = None,
-    blocks: NDArray[Any] | None = None,
+    subjects: Shaped[NDArray[Any], "scan"],
+    families: Shaped[NDArray[Any], "scan"] | None = None,
+    blocks: Shaped[NDArray[Any], "scan"] | None = None,
     metric: str | None = None,
     n_permutations: int = 200,
     seed: int = 0,
@@ -310,7 +311,9 @@ def permutation_test(
     return PermutationTest(value, null, p)
 
 
-def correct_p_values(p: ArrayLike, method: Correction = "fdr_bh") -> Vector:
+def correct_p_values(
+    p: Shaped[ArrayLike, "test"], method: Correction = "fdr_bh"
+) -> Float[Vector, "test"]:
     """Correct p-values for how many there are.
 
     Parameters

@@ -56,7 +56,7 @@ class LeaveOneSiteOut(Splitter):
     site_column: str = "site"
     validation: float = 0.0
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Count the splits: one a site.
 
         Parameters
@@ -143,7 +143,7 @@ class SiteStratifiedFolds(Splitter):
     validation: float = 0.0
     site_column: str = "site"
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Count the splits.
 
         Parameters

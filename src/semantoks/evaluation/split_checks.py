@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike, NDArray
 
 from semantoks.data.store import Store
@@ -19,7 +20,7 @@ from semantoks.evaluation.split_parts import Kind, Split, families_of, kind_of, 
 def check_splits(
     splits: Sequence[Split],
     scans: pd.DataFrame,
-    truth: ArrayLike | None = None,
+    truth: Shaped[ArrayLike, "scan"] | None = None,
     *,
     kind: Kind | None = None,
     family_column: str | None = None,
@@ -66,9 +67,9 @@ def check_splits(
 
 def check_split(
     split: Split,
-    subjects: ArrayLike,
-    classes: ArrayLike | None = None,
-    families: ArrayLike | None = None,
+    subjects: Shaped[ArrayLike, "scan"],
+    classes: Shaped[ArrayLike, "scan"] | None = None,
+    families: Shaped[ArrayLike, "scan"] | None = None,
 ) -> None:
     """Refuse a split that leaks, or that nothing can be learned from.
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -113,7 +114,7 @@ class Split:
         return ChoiceSplit(self.name, self.repeat, self.fold, self.train, self.validation)
 
 
-def kind_of(truth: ArrayLike) -> Kind:
+def kind_of(truth: Shaped[ArrayLike, "scan"]) -> Kind:
     """Tell whether a target is a class or a value.
 
     Parameters
@@ -137,7 +138,7 @@ def kind_of(truth: ArrayLike) -> Kind:
     return "regression" if many else "classification"
 
 
-def subjects_of(scans: pd.DataFrame) -> NDArray[Any]:
+def subjects_of(scans: pd.DataFrame) -> Shaped[NDArray[Any], "scan"]:
     """Return who each scan is of.
 
     Parameters
@@ -165,7 +166,9 @@ def subjects_of(scans: pd.DataFrame) -> NDArray[Any]:
     return subjects
 
 
-def families_of(scans: pd.DataFrame, family_column: str | None = None) -> NDArray[Any]:
+def families_of(
+    scans: pd.DataFrame, family_column: str | None = None
+) -> Shaped[NDArray[Any], "scan"]:
     """Return which people must stay in one part.
 
     Parameters

@@ -8,6 +8,7 @@ Made by splitters (`RandomSubjectSplits`, `SubjectFolds`, `LeaveOneSiteOut`,
 from __future__ import annotations
 
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 
 from semantoks.evaluation.predefined_splits import PredefinedSplits
@@ -43,7 +44,7 @@ __all__ = [
 
 def subject_folds(
     scans: pd.DataFrame,
-    truth: ArrayLike,
+    truth: Shaped[ArrayLike, "scan"],
     *,
     kind: Kind,
     n_folds: int = 5,
@@ -83,7 +84,7 @@ def subject_folds(
 
 
 def leave_one_site_out(
-    scans: pd.DataFrame, truth: ArrayLike, *, kind: Kind, site_column: str = "site"
+    scans: pd.DataFrame, truth: Shaped[ArrayLike, "scan"], *, kind: Kind, site_column: str = "site"
 ) -> list[Split]:
     """Test on each site what was learned on all others.
 

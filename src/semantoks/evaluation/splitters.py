@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import BaseCrossValidator
 
@@ -48,8 +49,8 @@ class Cohort:
     """
 
     scans: pd.DataFrame
-    families: NDArray[Any]
-    truth: NDArray[Any] | None
+    families: Shaped[NDArray[Any], "scan"]
+    truth: Shaped[NDArray[Any], "scan"] | None
     kind: Kind
 
 
@@ -72,7 +73,11 @@ class Splitter(BaseCrossValidator):  # type: ignore[misc]
     seed: int = field(default=0, kw_only=True)
 
     def splits(
-        self, scans: pd.DataFrame, truth: ArrayLike | None = None, *, kind: Kind | None = None
+        self,
+        scans: pd.DataFrame,
+        truth: Shaped[ArrayLike, "scan"] | None = None,
+        *,
+        kind: Kind | None = None,
     ) -> list[Split]:
         """Make splits of a table of scans.
 
@@ -107,8 +112,8 @@ class Splitter(BaseCrossValidator):  # type: ignore[misc]
 
     def split(
         self,
-        X: Any,  # noqa: N803
-        y: ArrayLike | None = None,
+        X: Any,
+        y: Shaped[ArrayLike, "scan"] | None = None,
         groups: Any = None,
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Yield training and test rows, for scikit-learn.
@@ -165,7 +170,7 @@ class SubjectFolds(Splitter):
     repeats: int = 5
     validation: float = 0.0
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Count the splits.
 
         Parameters
@@ -226,7 +231,7 @@ class RandomSubjectSplits(Splitter):
     validation: float = 0.2
     test: float = 0.2
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Count the splits.
 
         Parameters

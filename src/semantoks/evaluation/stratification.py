@@ -7,6 +7,7 @@ import warnings
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
@@ -42,8 +43,8 @@ def random_state(seed: int, *numbers: int) -> int:
 
 
 def strata_of(
-    truth: NDArray[Any] | None,
-    groups: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"] | None,
+    groups: Shaped[NDArray[Any], "scan"],
     kind: Kind,
     n_parts: int,
     most_bins: int = _QUANTILE_BINS,
@@ -79,7 +80,7 @@ def strata_of(
 
 
 def stratified_folds(
-    strata: NDArray[Any], groups: NDArray[Any], n_folds: int, state: int
+    strata: NDArray[Any], groups: Shaped[NDArray[Any], "scan"], n_folds: int, state: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Divide groups into folds with about the same strata in each.
 
@@ -109,7 +110,7 @@ def stratified_folds(
 def dealt_folds(
     sites: NDArray[np.intp],
     targets: NDArray[np.intp],
-    groups: NDArray[Any],
+    groups: Shaped[NDArray[Any], "scan"],
     n_folds: int,
     state: int,
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -163,8 +164,8 @@ def dealt_folds(
 
 
 def draw_groups(
-    truth: NDArray[Any] | None,
-    groups: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"] | None,
+    groups: Shaped[NDArray[Any], "scan"],
     kind: Kind,
     number: int,
     state: int,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
@@ -40,7 +41,7 @@ class TargetCoding:
     deviation: float = 1.0
 
     @classmethod
-    def of(cls, truth: NDArray[Any], kind: Kind) -> TargetCoding:
+    def of(cls, truth: Shaped[NDArray[Any], "scan"], kind: Kind) -> TargetCoding:
         """Learn from the training part.
 
         Parameters
@@ -72,7 +73,7 @@ class TargetCoding:
         """Number of outputs: one a class, or one for a value."""
         return len(self.classes) if self.kind == "classification" else 1
 
-    def encode(self, truth: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, truth: Shaped[NDArray[Any], "scan"]) -> Shaped[NDArray[Any], "scan"]:
         """Return what is trained on.
 
         Parameters
@@ -89,7 +90,9 @@ class TargetCoding:
             return np.searchsorted(self.classes, truth).astype(np.int64)
         return np.asarray((np.asarray(truth, dtype=np.float64) - self.mean) / self.deviation)
 
-    def predict(self, outputs: NDArray[np.float64]) -> NDArray[Any]:
+    def predict(
+        self, outputs: Float[NDArray[np.float64], "... scan output"]
+    ) -> Shaped[NDArray[Any], "... scan"]:
         """Turn outputs into predictions.
 
         Parameters
@@ -106,7 +109,9 @@ class TargetCoding:
             return np.asarray(self.classes[outputs.argmax(axis=-1)])
         return np.asarray(outputs[..., 0] * self.deviation + self.mean)
 
-    def scores(self, outputs: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    def scores(
+        self, outputs: Float[NDArray[np.float64], "scan output"], n_classes: int
+    ) -> Float[NDArray[np.float64], "scan class"]:
         """Put the logits of the known classes among those of all.
 
         Parameters
@@ -129,7 +134,11 @@ class TargetCoding:
         scores[:, self.classes] = outputs
         return scores
 
-    def losses(self, truth: NDArray[Any], outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    def losses(
+        self,
+        truth: Shaped[NDArray[Any], "scan"],
+        outputs: Float[NDArray[np.float64], "candidate scan output"],
+    ) -> Float[NDArray[np.float64], "candidate"]:
         """Measure what choices are made by; the lower, the better.
 
         Parameters
@@ -154,7 +163,11 @@ class TargetCoding:
         losses[~np.isfinite(outputs).all(axis=(1, 2))] = np.inf
         return losses
 
-    def surprise(self, truth: NDArray[Any], outputs: NDArray[np.float64]) -> float:
+    def surprise(
+        self,
+        truth: Shaped[NDArray[Any], "scan"],
+        outputs: Float[NDArray[np.float64], "scan output"],
+    ) -> float:
         """Measure what decides between candidates that choices take for equal.
 
         Parameters
@@ -176,7 +189,9 @@ class TargetCoding:
         own = self.encode(np.asarray(truth)[seen])
         return float(-chance[np.arange(len(own)), own].mean()) if len(own) else 0.0
 
-    def weigh(self, truth: NDArray[Any], class_weight: ClassWeight) -> NDArray[np.float64]:
+    def weigh(
+        self, truth: Shaped[NDArray[Any], "scan"], class_weight: ClassWeight
+    ) -> Float[NDArray[np.float64], "scan"]:
         """Weigh the scans of the training part.
 
         Parameters
@@ -200,7 +215,11 @@ class TargetCoding:
 
 
 def check_choices(
-    splits: Sequence[Split], truth: NDArray[Any], subjects: NDArray[Any], *, kind: Kind
+    splits: Sequence[Split],
+    truth: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
+    *,
+    kind: Kind,
 ) -> tuple[ChoiceSplit, ...]:
     """Check splits and return what of them may be looked at while training.
 
@@ -273,7 +292,7 @@ def choice_of(split: Split) -> ChoiceSplit:
     return split.for_choice()
 
 
-def check_known(truth: NDArray[Any], kind: Kind, where: str) -> None:
+def check_known(truth: Shaped[NDArray[Any], "scan"], kind: Kind, where: str) -> None:
     """Refuse targets that cannot be learned from.
 
     Parameters
@@ -302,7 +321,7 @@ def check_known(truth: NDArray[Any], kind: Kind, where: str) -> None:
 
 
 def encode_labels(
-    y: ArrayLike, other: ArrayLike, kind: Kind
+    y: Shaped[ArrayLike, "scan"], other: Shaped[ArrayLike, "scan"], kind: Kind
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     """Turn labels of any type into codes.
 
@@ -339,7 +358,9 @@ def encode_labels(
     return codes[: len(first)], codes[len(first) :], classes
 
 
-def best_of(losses: ArrayLike, seconds: ArrayLike | None = None) -> int:
+def best_of(
+    losses: Shaped[ArrayLike, "candidate"], seconds: Shaped[ArrayLike, "candidate"] | None = None
+) -> int:
     """Choose the candidate with the lowest loss.
 
     Parameters

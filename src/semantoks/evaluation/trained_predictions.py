@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.errors import InputError
@@ -26,11 +27,11 @@ from semantoks.training.plan import choose_device
 def trained_predictions(
     build: Callable[[int], WindowModel],
     scans: Scans,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     settings: WindowTraining,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,

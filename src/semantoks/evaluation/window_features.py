@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
@@ -103,7 +104,7 @@ class WindowFeatures:
         windows, scan = windows_of_scans(self.scan, rows)
         return WindowFeatures(self.features[windows], scan, self.names)
 
-    def scan_means(self) -> NDArray[np.float64]:
+    def scan_means(self) -> Float[NDArray[np.float64], "scan feature"]:
         """Average over the windows of every scan.
 
         Returns

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -78,7 +79,9 @@ class WindowModel(nn.Module, ABC):
         self.window, self.dim = window, dim
 
     @abstractmethod
-    def forward(self, series: Tensor, valid: NDArray[np.bool_]) -> Tensor:
+    def forward(
+        self, series: Float[Tensor, "batch roi time"], valid: NDArray[np.bool_]
+    ) -> Float[Tensor, "batch output"]:
         """Read windows.
 
         Parameters

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,7 +42,7 @@ class LabelledScans:
 
     scans: Scans
     rows: NDArray[np.intp]
-    truth: NDArray[Any]
+    truth: Shaped[NDArray[Any], "scan"]
 
 
 class History(NamedTuple):
@@ -120,7 +121,7 @@ def train_on_windows(
 
 def window_outputs(
     model: WindowModel, scans: Scans, rows: NDArray[np.intp], settings: WindowTraining
-) -> NDArray[np.float64]:
+) -> Float[NDArray[np.float64], "scan output"]:
     """Average what a model says of evenly spaced windows of every scan.
 
     Parameters
@@ -267,7 +268,9 @@ class _State:
         return (each * weights).sum() / weights.sum()
 
 
-def augment_windows(windows: Tensor, config: ViewsConfig, generator: torch.Generator) -> Tensor:
+def augment_windows(
+    windows: Float[Tensor, "batch roi time"], config: ViewsConfig, generator: torch.Generator
+) -> Float[Tensor, "batch roi time"]:
     """Augment windows one by one.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -28,11 +29,11 @@ class Projection:
         "t-SNE" or "PCA".
     """
 
-    points: NDArray[np.float64]
+    points: Float[NDArray[np.float64], "scan 2"]
     method: str
 
 
-def project(features: NDArray[np.float64], *, seed: int = 0) -> Projection:
+def project(features: Float[NDArray[np.float64], "scan feature"], *, seed: int = 0) -> Projection:
     """Lay scans out on two axes so that neighbours stay neighbours.
 
     Features are standardized and reduced to at most 50 principal components; from 30 scans on,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
@@ -30,7 +31,7 @@ class TokenSimilarity:
         Number of scans, one window each.
     """
 
-    matrix: NDArray[np.float64]
+    matrix: Float[NDArray[np.float64], "network network"]
     networks: tuple[str, ...]
     n_scans: int
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.evaluation.confounds import ConfoundDesign
@@ -15,12 +16,12 @@ from semantoks.evaluation.splits import Kind, Split
 
 def confound_predictions(
     scans: pd.DataFrame,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     columns: Sequence[str],
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     classifier: Classifier = "ridge",
 ) -> tuple[FoldPrediction, ...]:
     """Predict the test part of every split from confounds.

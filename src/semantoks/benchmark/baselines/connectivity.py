@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import numpy as np
+from jaxtyping import Float
 from nilearn.connectome import ConnectivityMeasure
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
@@ -60,11 +61,11 @@ def connectivity_features(
 
 
 def fisher_z(
-    series: NDArray[np.floating[Any]],
+    series: Float[NDArray[np.floating[Any]], "roi time"],
     valid: NDArray[np.bool_] | None = None,
     *,
     kind: EdgeKind = "correlation",
-) -> NDArray[np.float64]:
+) -> Float[NDArray[np.float64], "roi roi"]:
     """Compute the Fisher z of the correlations of one scan.
 
     Parameters

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from semantoks.evaluation.probe import FoldPrediction
@@ -13,7 +14,7 @@ from semantoks.evaluation.splits import Kind, Split
 
 
 def dummy_predictions(
-    truth: NDArray[Any], splits: Sequence[Split], *, kind: Kind
+    truth: Shaped[NDArray[Any], "scan"], splits: Sequence[Split], *, kind: Kind
 ) -> tuple[FoldPrediction, ...]:
     """Predict the mean value of the training part, or always the first class, with equal scores.
 

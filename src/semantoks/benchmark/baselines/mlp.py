@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -74,7 +75,9 @@ class RoiMlp(WindowModel):
             nn.Linear(hidden_dim, n_outputs),
         )
 
-    def forward(self, series: Tensor, valid: NDArray[np.bool_]) -> Tensor:
+    def forward(
+        self, series: Float[Tensor, "batch roi time"], valid: NDArray[np.bool_]
+    ) -> Float[Tensor, "batch output"]:
         """Read windows.
 
         Parameters
@@ -110,11 +113,11 @@ class RoiMlp(WindowModel):
 
 def mlp_predictions(
     store: Store,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     rows: NDArray[np.intp] | None = None,
     window: int = 100,
     settings: WindowTraining = MLP_TRAINING,

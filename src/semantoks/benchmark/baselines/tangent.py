@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from nilearn.connectome import sym_matrix_to_vec, vec_to_sym_matrix
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
@@ -60,7 +61,7 @@ class Covariances(NamedTuple):
         """
         return Covariances(self.packed[rows], self.valid[rows])
 
-    def matrices(self, rows: NDArray[np.intp]) -> Matrix:
+    def matrices(self, rows: NDArray[np.intp]) -> Float[Matrix, "scan roi roi"]:
         """Return covariances as matrices.
 
         Parameters
@@ -109,11 +110,11 @@ def covariances(store: Store, *, progress: Callable[[int, int], None] | None = N
 
 def tangent_predictions(
     of_scans: Covariances,
-    truth: NDArray[Any],
+    truth: Shaped[NDArray[Any], "scan"],
     splits: Sequence[Split],
     *,
     kind: Kind,
-    subjects: NDArray[Any],
+    subjects: Shaped[NDArray[Any], "scan"],
     mean: MeanKind = "euclidean",
     classifier: Classifier = "ridge",
     progress: Callable[[int, int], None] | None = None,
@@ -182,7 +183,9 @@ def tangent_predictions(
     )
 
 
-def tangent_reference(training: Covariances, *, mean: MeanKind = "euclidean") -> Matrix:
+def tangent_reference(
+    training: Covariances, *, mean: MeanKind = "euclidean"
+) -> Float[Matrix, "roi roi"]:
     """Compute the mean covariance of the training part.
 
     ROIs that a scan lacks are filled, together with the Euclidean mean itself, by what the mean
@@ -222,7 +225,9 @@ def tangent_reference(training: Covariances, *, mean: MeanKind = "euclidean") ->
     return reference if mean == "euclidean" else _geometric_mean(training, reference)
 
 
-def tangent_features(of_scans: Covariances, reference: Matrix) -> NDArray[np.float32]:
+def tangent_features(
+    of_scans: Covariances, reference: Float[Matrix, "roi roi"]
+) -> NDArray[np.float32]:
     """Describe covariances by their displacement from a reference.
 
     Parameters

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.signal import periodogram
 from scipy.stats import kurtosis, skew
@@ -58,11 +59,11 @@ def temporal_features(
 
 
 def temporal_statistics(
-    series: NDArray[np.floating[Any]],
+    series: Float[NDArray[np.floating[Any]], "roi time"],
     t_r: float,
     band: tuple[float | None, float | None] = (None, None),
     valid: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float64]:
+) -> Float[NDArray[np.float64], "statistic roi"]:
     """Compute temporal statistics of one scan.
 
     Parameters

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.errors import InputError
@@ -31,7 +32,7 @@ class TextTable(NamedTuple):
     """
 
     header: tuple[str, ...]
-    values: NDArray[np.float64]
+    values: Float[NDArray[np.float64], "column row"]
 
 
 class _Layout(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.bids import BidsName, parse_bids_name, read_json, read_t_r
@@ -119,7 +120,7 @@ def list_beside(name: BidsName) -> tuple[Path, ...]:
 
 
 def put_back(
-    series: NDArray[np.float64], name: BidsName, options: ReaderOptions
+    series: Float[NDArray[np.float64], "roi time"], name: BidsName, options: ReaderOptions
 ) -> NDArray[np.float64]:
     """Put volumes that XCP-D cut out back, if it did.
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -32,7 +33,9 @@ class _Group(NamedTuple):
 
 @styled
 def draw_map(
-    points: NDArray[np.float64], colourings: Mapping[str, pd.Series], method: str
+    points: Float[NDArray[np.float64], "scan 2"],
+    colourings: Mapping[str, pd.Series],
+    method: str,
 ) -> Figure:
     """Draw the same points side by side, each time coloured by something else.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -78,7 +79,7 @@ def draw_bars(counts: Mapping[str, int], unit: str) -> Figure:
 
 
 @styled
-def draw_distributions(columns: Mapping[str, NDArray[np.float64]]) -> Figure:
+def draw_distributions(columns: Mapping[str, Float[NDArray[np.float64], "scan"]]) -> Figure:
     """Draw a histogram of each of some quantities of the scans.
 
     Parameters
@@ -169,7 +170,9 @@ def _n_parts(n_rows: int) -> int:
 
 
 @styled
-def draw_similarity(matrix: NDArray[np.float64], networks: Sequence[str]) -> Figure:
+def draw_similarity(
+    matrix: Float[NDArray[np.float64], "network network"], networks: Sequence[str]
+) -> Figure:
     """Draw the cosine between the tokens of every two networks as a heat map.
 
     Parameters

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -71,7 +72,9 @@ def draw_quality(table: pd.DataFrame, measures: Sequence[Measure], found: pd.Dat
 
 @styled
 def draw_bad_rois(
-    shares: NDArray[np.float64], scans: Sequence[str], networks: Sequence[str]
+    shares: Float[NDArray[np.float64], "scan network"],
+    scans: Sequence[str],
+    networks: Sequence[str],
 ) -> Figure:
     """Draw the share of flat or missing ROIs, one row a scan, one column a network.
 
