@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from numpydoc.validate import validate
 
 import semantoks
 from semantoks.cli import app, run
+from semantoks.cli.application import app as cli_app
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -69,3 +71,27 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.strip() == semantoks.__version__
     assert app.name == ("semantoks",)
+
+
+def public_objects() -> list[str]:
+    """Name what users can call: the everyday names, and the methods of the classes among them."""
+    found = []
+    for name, module in semantoks._MODULES.items():
+        thing = getattr(semantoks, name)
+        found.append(f"{module}.{name}")
+        if isinstance(thing, type):
+            methods = (key for key, value in vars(thing).items() if callable(value))
+            found += [f"{module}.{name}.{key}" for key in methods if not key.startswith("_")]
+    verbs = [cli_app[verb].default_command for verb in cli_app if not verb.startswith("-")]
+    return found + [f"{verb.__module__}.{verb.__qualname__}" for verb in verbs if verb is not None]
+
+
+# Whole and in numpydoc's form: summary, parameters, returns, yields, with types and descriptions.
+CHECKS = {"GL03", "GL06", "GL07", "GL08", "SS01", "SS02", "SS03", "SS04", "PR01", "PR02", "PR03"}
+CHECKS |= {"PR04", "PR05", "RT01", "RT03", "YD01"}
+
+
+@pytest.mark.parametrize("name", public_objects())
+def test_public_docstrings_are_whole(name: str) -> None:
+    found = [error for error in validate(name)["errors"] if error[0] in CHECKS]
+    assert not found

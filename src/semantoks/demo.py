@@ -18,33 +18,7 @@ def run_demo(
     call: Callable[[Sequence[str]], int],
     say: Callable[[str], None],
 ) -> tuple[int, dict[str, Any]]:
-    """Simulate a cohort, run every verb on it, and hold the scores against the known answer.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for everything; it must not exist.
-    subjects : int
-        Size of the cohort.
-    seed : int
-        Of the cohort and of the weights.
-    call : callable
-        Runs a command line and returns its exit code.
-    say : callable
-        Prints a line.
-
-    Returns
-    -------
-    code : int
-        Exit code of the first command that did not succeed, otherwise 0.
-    answer : dict
-        The commands, the report and, a phenotype, whether each method reads it.
-
-    Raises
-    ------
-    InputError
-        If the folder exists.
-    """
+    """Simulate a cohort, run every verb on it, and hold the scores against the known answer."""
     from semantoks.data.simulation import simulate_cohort, write_cohort
 
     if out.exists():

@@ -23,18 +23,6 @@ class ConfigurationError(InputError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Say which known word was probably meant.
 
-    Parameters
-    ----------
-    word : str
-        What the user wrote.
-    known : iterable of str
-        What would have been understood.
-
-    Returns
-    -------
-    str
-        ``" Did you mean 'x'?"``, or an empty string if nothing is near.
-
     Examples
     --------
     >>> nearest("epoch", ["epochs", "batch_size"])

@@ -13,16 +13,6 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside its place and move it there once it is whole.
 
-    Parameters
-    ----------
-    path : Path
-        Where the file goes; one that stands there is replaced.
-
-    Yields
-    ------
-    Path
-        Where to write. It is removed if the block raises.
-
     Examples
     --------
     >>> import tempfile
@@ -44,23 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder beside its place and move it there once it is whole.
-
-    Parameters
-    ----------
-    path : Path
-        Where the folder goes; it must not exist.
-
-    Yields
-    ------
-    Path
-        An empty folder to fill. It is removed if the block raises.
-
-    Raises
-    ------
-    FileExistsError
-        If something stands there already.
-    """
+    """Fill a folder beside its place and move it there once it is whole."""
     if path.exists():
         raise FileExistsError(f"{path} exists")
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")

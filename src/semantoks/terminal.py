@@ -25,7 +25,7 @@ from rich.table import Table
 @Parameter(name="*", group="Output")
 @dataclass(frozen=True)
 class Output:
-    """What every verb can be told about how it speaks.
+    """Options for what a verb prints.
 
     Parameters
     ----------
@@ -50,54 +50,23 @@ class Output:
         return not (self.quiet or self.json)
 
     def words(self) -> list[str]:
-        """Say the same to another process.
-
-        Returns
-        -------
-        list of str
-            Options of the command line.
-        """
+        """Say the same to another process."""
         given = {"--quiet": self.quiet, "--json": self.json, "--debug": self.debug}
         return [word for word, wanted in given.items() if wanted]
 
     def say(self, content: str | Table) -> None:
-        """Print something for a person.
-
-        Parameters
-        ----------
-        content : str or Table
-            What to print; brackets in text are text.
-        """
+        """Print something for a person."""
         if self.speaks:
             self.console.print(content, markup=False, soft_wrap=isinstance(content, str))
 
     def result(self, content: dict[str, Any]) -> None:
-        """Print the result for a machine, if that was asked for.
-
-        Parameters
-        ----------
-        content : dict
-            What JSON can hold.
-        """
+        """Print the result for a machine, if that was asked for."""
         if self.json:
             print(json.dumps(_finite(content), default=str, indent=1))  # noqa: T201
 
     @contextmanager
     def progress(self, what: str, detail: str = "") -> Iterator[Callable[[int, int, str], None]]:
-        """Show a bar while something goes on.
-
-        Parameters
-        ----------
-        what : str
-            What goes on.
-        detail : str
-            What stands behind the bar at first.
-
-        Yields
-        ------
-        callable
-            Takes how many are done, how many there are, and what to show behind the bar.
-        """
+        """Show a bar while something goes on."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -127,20 +96,7 @@ def _finite(content: Any) -> Any:
 
 
 def rows_table(title: str, rows: dict[str, Any]) -> Table:
-    """Make a table of names and values.
-
-    Parameters
-    ----------
-    title : str
-        What it is about.
-    rows : dict
-        Value by name.
-
-    Returns
-    -------
-    Table
-        Two columns.
-    """
+    """Make a table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -150,13 +106,7 @@ def rows_table(title: str, rows: dict[str, Any]) -> Table:
 
 
 def complain(message: str) -> None:
-    """Print an error as one paragraph on the standard error.
-
-    Parameters
-    ----------
-    message : str
-        What was wrong and what to do.
-    """
+    """Print an error as one paragraph on the standard error."""
     console = Console(stderr=True, highlight=False)
     console.print("error:", style="bold red", end=" ")
     console.print(" ".join(message.split()), markup=False, soft_wrap=True)

@@ -61,18 +61,7 @@ PAPER: Final = (
 
 @dataclass(frozen=True)
 class Ablation:
-    """What models without a part reach.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folders, scores.csv and request.json.
-    table : DataFrame
-        The tables of `Comparison` of all targets, with the difference to the full method in the
-        columns that begin with reference.
-    comparisons : tuple of Comparison
-        One a target.
-    """
+    """What models without a part reach."""
 
     folder: Path
     table: pd.DataFrame
@@ -99,46 +88,6 @@ def ablate(
     """Pretrain the method and the method without a part, and probe all on the same splits.
 
     Every cell is a run folder. An interrupted call goes on when it is made again.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort, for pretraining (without labels) and probing.
-    out : Path
-        Folder of everything.
-    configuration : Configuration
-        The recipe of the full method.
-    targets : sequence of str
-        Columns of the table of scans.
-    names : sequence of str
-        Names of `ABLATIONS`; full is always among them.
-    seeds : sequence of int
-        Seeds of pretraining: each gives every variant once more, named after it from the second on.
-    features : {"mean+cls", "mean", "cls", "networks", ...}
-        What is read out.
-    windows : int
-        Windows a scan.
-    splits : {"subject", "site"}
-        Repeated folds of subjects, or one site left out at a time.
-    n_folds, repeats, n_draws : int
-        Of the comparison.
-    leave_out : sequence of str
-        Names of scans that take no part.
-    say : callable
-        Told what is done.
-
-    Returns
-    -------
-    Ablation
-        Scores with differences to the full method and to connectivity.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such ablation.
-    InputError
-        If the folder holds something else, a target cannot be used, or a recording stands under the
-        names of two people. Nothing is pretrained before this is known.
     """
     names = tuple(dict.fromkeys((FULL, *names)))
     if leave_out:

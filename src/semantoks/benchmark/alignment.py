@@ -15,28 +15,7 @@ from semantoks.evaluation.embedding_file import Embeddings
 def align(
     store: Store, name: str, embeddings: Embeddings
 ) -> Float[NDArray[np.float64], "scan feature"]:
-    """Return the features of embeddings in the order of the scans of a store.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    name : str
-        Name of the embeddings, for messages.
-    embeddings : Embeddings
-        Features of all scans of the store, in any order.
-
-    Returns
-    -------
-    ndarray of shape (scan, feature)
-        Features, row i those of scan i of the store.
-
-    Raises
-    ------
-    InputError
-        If the embeddings were made from another store, lack scans, have unknown or repeated ones,
-        or hold features that are not finite.
-    """
+    """Return the features of embeddings in the order of the scans of a store."""
     made_from = embeddings.provenance.get("store", {}).get("fingerprint")
     if made_from not in (None, store.fingerprint):
         raise InputError(

@@ -38,23 +38,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Audit:
-    """What features tell beside the target.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row a method, quantity, split, preparation and metric: method, quantity, kind, split,
-        preparation ("none", "regression", "combat"), metric, value, low, high (95 % interval),
-        chance, n_scans, n_subjects, n_classes.
-    scans : DataFrame
-        One row a model and scan: model, scan, subject, seen (true, false, unknown).
-    warnings : tuple of str
-        What a reader of scores must know, a sentence or two each.
-    settings : mapping
-        Association of site and target, contamination of every model, pairs of scans of different
-        people that are the same recording, notes on what could not be computed, and all that is
-        needed to compute this again, as plain values.
-    """
+    """What features tell beside the target."""
 
     table: pd.DataFrame
     scans: pd.DataFrame
@@ -79,43 +63,6 @@ def audit(
 
     Scans without a site, and of sites with fewer than twice as many subjects as folds, are left out
     where there are several sites.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    embeddings : mapping of str to Embeddings
-        Features of all scans of the store, by the name that the table shall show; connectivity is
-        beside.
-    target : str, optional
-        Column that is to be predicted: what site and confounds alone tell of it, and how much of
-        its score is left after harmonisation and at sites that were not learned from.
-    provenances : mapping of str to mapping, optional
-        Provenance of models by name, to find scans of people that they have seen.
-    n_folds, repeats : int
-        Folds of subjects, and how often they are divided anew.
-    seed : int
-        Seed of the divisions and of the draws.
-    n_draws : int
-        Draws for the intervals: of subjects, or, where these are divided only once (one repeat, or
-        one site left out), of folds and then of subjects in them.
-    leave_out : sequence of str
-        Names of scans that take no part.
-    progress : callable, optional
-        Called with the number of quantities that are done, that of all, and what is next.
-
-    Returns
-    -------
-    Audit
-        Scores with 95 % intervals, contamination, and warnings.
-
-    Raises
-    ------
-    InputError
-        If the target cannot be used, embeddings do not belong to the store, nothing differs between
-        the scans, or one is to be left out that is not there.
-    ConfigurationError
-        If embeddings are called as a baseline is.
     """
     taken = sorted({*embeddings} & {CONNECTIVITY, SITE_ALONE, CONFOUNDS_ALONE})
     if taken:
@@ -165,25 +112,7 @@ def audit(
 
 
 def write_audit(found: Audit, folder: str | Path) -> Path:
-    """Write an audit to a new folder, all of it or nothing.
-
-    Parameters
-    ----------
-    found : Audit
-        What `audit` returned.
-    folder : str or path
-        New folder: audit.csv, scans.csv, audit.json (warnings and settings).
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    InputError
-        If the folder exists, or it cannot be written.
-    """
+    """Write an audit to a new folder, all of it or nothing."""
     folder = Path(folder)
     content = {"warnings": list(found.warnings), **found.settings}
     try:

@@ -16,19 +16,7 @@ _WORDS: Final = {"none": "as they are", "regression": "regressed", "combat": "Co
 
 
 def audit_table(found: Audit) -> Table:
-    """Lay an audit out for the terminal.
-
-    Parameters
-    ----------
-    found : Audit
-        What `audit` returned.
-
-    Returns
-    -------
-    rich.table.Table
-        Quantity after quantity, and in it method after method: the deciding metric of the features
-        as they are, with confounds regressed out, and after ComBat, each with its 95 % interval.
-    """
+    """Lay an audit out for the terminal."""
     shown = Table(
         title="what the features tell",
         caption=escape(

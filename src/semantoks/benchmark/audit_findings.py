@@ -30,26 +30,7 @@ def findings(
     models: Mapping[str, Mapping[str, Any]],
     twins: Sequence[SameSeries] = (),
 ) -> tuple[str, ...]:
-    """Say what a reader of scores must know.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The table of an `Audit`.
-    target : str or None
-        What is to be predicted.
-    association : Association or None
-        Of site and target.
-    models : mapping
-        Contamination by model: known, n_seen, n_scans.
-    twins : sequence of SameSeries
-        Scans of different people that are the same recording.
-
-    Returns
-    -------
-    tuple of str
-        Warnings, the gravest first; none if there is nothing to warn of.
-    """
+    """Say what a reader of scores must know."""
     rows = table[table["metric"].isin([names[0] for names in METRICS.values()])]
     found = [*_of_twins(twins), *_of_contamination(models)]
     if target is not None:

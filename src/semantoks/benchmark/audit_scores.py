@@ -39,19 +39,7 @@ _CHANCE: Final = {"auc": 0.5, "r2": 0.0, "pearson_r": 0.0}
 
 
 class Described(NamedTuple):
-    """Features of all scans of the audit.
-
-    Parameters
-    ----------
-    name : str
-        How the table calls them.
-    features : ndarray of shape (scan, feature)
-        As they are.
-    linear : ndarray of shape (scan, feature)
-        Others with the same inner products, for what is linear in the features.
-    scaling : {"standardize", "center"}
-        As in `cross_validated_predictions`.
-    """
+    """Features of all scans of the audit."""
 
     name: str
     features: Shaped[NDArray[Any], "scan feature"]
@@ -61,23 +49,7 @@ class Described(NamedTuple):
 
 @dataclass
 class AuditBench:
-    """Where scores of the audit are made and collected.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of the scans of the audit.
-    n_folds, repeats : int
-        Folds of subjects, and how often they are divided anew.
-    seed : int
-        Seed of the divisions and of the draws.
-    n_draws : int
-        Draws for the intervals.
-    rows : list of dict
-        Scores, as rows of the table of an `Audit`.
-    notes : list of str
-        What could not be computed, and why.
-    """
+    """Where scores of the audit are made and collected."""
 
     scans: pd.DataFrame
     n_folds: int
@@ -95,21 +67,7 @@ class AuditBench:
         splits: Sequence[Split],
         predict: Callable[[], tuple[FoldPrediction, ...]],
     ) -> None:
-        """Score predictions, or note why there are none.
-
-        Parameters
-        ----------
-        method : str
-            Whose predictions they are.
-        preparation : str
-            What was done to the features.
-        task : Task
-            What is predicted.
-        splits : sequence of Split
-            On which splits.
-        predict : callable
-            Returns the predictions, or raises an InputError that is noted.
-        """
+        """Score predictions, or note why there are none."""
         try:
             folds = predict()
         except InputError as error:
@@ -141,27 +99,7 @@ class AuditBench:
 
 
 def large_sites(scans: pd.DataFrame, fewest: int) -> tuple[NDArray[np.intp], list[str]]:
-    """Choose the scans of sites that are large enough for folds; all if there is one site.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of scans.
-    fewest : int
-        Subjects that a site needs.
-
-    Returns
-    -------
-    rows : ndarray of int
-        Their rows.
-    notes : list of str
-        What was left out.
-
-    Raises
-    ------
-    InputError
-        If there are several sites, but fewer than two are large enough.
-    """
+    """Choose the scans of sites that are large enough for folds; all if there is one site."""
     if "site" not in auditable(scans):
         return np.arange(len(scans)), ["No sites: scans are of one site, or it is not known."]
     sites = pd.Series(as_text(scans["site"]))
@@ -179,18 +117,7 @@ def large_sites(scans: pd.DataFrame, fewest: int) -> tuple[NDArray[np.intp], lis
 
 
 def preparations(scans: pd.DataFrame) -> dict[str, Preparation | None]:
-    """Choose what is done to the features before they are read.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of scans.
-
-    Returns
-    -------
-    dict of str to Preparation
-        By name, nothing first; ComBat where there are several sites.
-    """
+    """Choose what is done to the features before they are read."""
     columns = auditable(scans)
     prepare: dict[str, Preparation | None] = {"none": None}
     if columns:
@@ -203,22 +130,7 @@ def preparations(scans: pd.DataFrame) -> dict[str, Preparation | None]:
 def described_scans(
     store: Store, embeddings: Mapping[str, Embeddings], kept: NDArray[np.intp]
 ) -> Iterator[Described]:
-    """Describe the scans by every method.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    embeddings : mapping of str to Embeddings
-        Features of all scans of the store.
-    kept : ndarray of int
-        Rows of the scans of the audit.
-
-    Yields
-    ------
-    Described
-        Features of these scans in the order of the store, connectivity last.
-    """
+    """Describe the scans by every method."""
     for name, one in embeddings.items():
         features = align(store, name, one)[kept]
         yield Described(name, features, features, "standardize")
@@ -232,19 +144,7 @@ def read_quantity(
     methods: Sequence[Described],
     prepare: Mapping[str, Preparation | None],
 ) -> None:
-    """Score how well every method tells a quantity, under every preparation.
-
-    Parameters
-    ----------
-    bench : AuditBench
-        Where the scores go.
-    quantity : str
-        Column of the table of scans.
-    methods : sequence of Described
-        Features.
-    prepare : mapping of str to Preparation
-        What is done to them.
-    """
+    """Score how well every method tells a quantity, under every preparation."""
     try:
         task = _task(bench, quantity)
         scans = bench.scans.iloc[task.rows]
@@ -272,22 +172,7 @@ def read_quantity(
 
 
 def read_target(bench: AuditBench, target: str, methods: Sequence[Described]) -> Association | None:
-    """Score what site and confounds alone tell of the target, and features at unseen sites.
-
-    Parameters
-    ----------
-    bench : AuditBench
-        Where the scores go.
-    target : str
-        Column of the table of scans.
-    methods : sequence of Described
-        Features.
-
-    Returns
-    -------
-    Association or None
-        Of site and target; None if there is one site, or the target is the site.
-    """
+    """Score what site and confounds alone tell of the target, and features at unseen sites."""
     task = _task(bench, target)
     scans = bench.scans.iloc[task.rows].reset_index(drop=True)
     people, labels = subjects_of(scans), task.name(task.truth)

@@ -201,35 +201,7 @@ def divide(
     repeats: int,
     seed: int = 0,
 ) -> list[Split]:
-    """Divide the subjects at random, or leave one site out.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The rows of the table of scans that have the target.
-    task : Task
-        The target.
-    splits : {"subject", "site"}
-        Repeated folds of subjects, or one site left out at a time.
-    site_column : str
-        Column that names the site.
-    n_folds, repeats : int
-        Folds, and how often the subjects are divided anew.
-    seed : int
-        Seed of the divisions.
-
-    Returns
-    -------
-    list of Split
-        The splits, checked.
-
-    Raises
-    ------
-    InputError
-        If people cannot be divided so.
-    ConfigurationError
-        If there is no such way of dividing.
-    """
+    """Divide the subjects at random, or leave one site out."""
     if splits == "site":
         return _site_splits(scans, task, site_column)
     if splits != "subject":

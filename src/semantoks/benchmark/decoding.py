@@ -52,23 +52,7 @@ _CONFIDENCE: Final = 0.95
 
 @dataclass(frozen=True)
 class Decoding:
-    """How well blocks are told apart.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row a method (encoder, roi means, connectivity, dummy) and metric, as of a
-        `Comparison`, with n_windows in place of n_scans.
-    predictions : DataFrame
-        One row a method, repeat and window: among others window (row of `windows`), scan, subject,
-        truth and prediction.
-    windows : DataFrame
-        One row a window: scan, subject, onset of the block (s), start (sample) and trial_type.
-    splits : mapping
-        What `splits_record` returned; windows are called ``<scan>@<start>``.
-    settings : mapping
-        All that is needed to compute this again, as plain values.
-    """
+    """How well blocks are told apart."""
 
     table: pd.DataFrame
     predictions: pd.DataFrame
@@ -97,44 +81,6 @@ def decode_blocks(
 
     Every window is described by the encoder, by the connectivity of its samples, and by the mean of
     every ROI; linear models are fitted on the same folds of subjects.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model; used where its weights are.
-    windows : BlockWindows
-        What `block_windows` returned, with whole patches of the model.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out of the encoder.
-    n_folds, repeats : int
-        Folds of subjects, and how often they are divided anew.
-    seed : int
-        Seed of the divisions and of the draws.
-    classifier : {"ridge", "logistic"}
-        Linear model.
-    n_draws : int
-        Draws of subjects for the intervals.
-    preprocessing : {"check", "ignore"}
-        Whether a store that was prepared otherwise than the model expects is refused.
-    batch_size : int
-        Windows that are encoded at once.
-    progress : callable, optional
-        Called with the number of windows that are encoded and the number of all.
-    origin : mapping, optional
-        What else the settings are to say, as plain values.
-
-    Returns
-    -------
-    Decoding
-        Scores with 95 % intervals over subjects, and what they were computed of.
-
-    Raises
-    ------
-    InputError
-        If windows do not hold whole patches, there is one condition only, a person stands under
-        two ids, or no folds can be made.
     """
     _check(store, encoder, windows, preprocessing)
     frame = _frame(store, windows)
@@ -179,26 +125,7 @@ def decode_blocks(
 
 
 def write_decoding(decoding: Decoding, folder: str | Path) -> Path:
-    """Write what was decoded to a new folder, all of it or nothing.
-
-    Parameters
-    ----------
-    decoding : Decoding
-        What `decode_blocks` returned.
-    folder : str or path
-        New folder: scores.csv, predictions.parquet, windows.csv, splits.json (with a hash) and
-        settings.json.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    InputError
-        If the folder exists, or it cannot be written.
-    """
+    """Write what was decoded to a new folder, all of it or nothing."""
     folder = Path(folder)
     try:
         with new_folder(folder) as beside:

@@ -11,19 +11,7 @@ from semantoks.benchmark.decoding import Decoding
 
 
 def decoding_table(decoding: Decoding) -> Table:
-    """Lay out how well blocks were told apart.
-
-    Parameters
-    ----------
-    decoding : Decoding
-        What `decode_blocks` returned.
-
-    Returns
-    -------
-    rich.table.Table
-        Metric after metric, one row a method, with intervals and the difference to connectivity; a
-        difference whose interval excludes zero is marked with *.
-    """
+    """Lay out how well blocks were told apart."""
     settings = decoding.settings
     classes = ", ".join(f"{name} {count}" for name, count in settings["classes"].items())
     left_out = "; ".join(f"{count} {why}" for why, count in settings["left_out"].items())

@@ -16,19 +16,7 @@ from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Lay a comparison out for the terminal.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        What `compare` returned.
-
-    Returns
-    -------
-    rich.table.Table
-        Metric after metric, one row a method, with intervals, and the difference to connectivity;
-        a difference whose interval excludes zero is marked with *.
-    """
+    """Lay a comparison out for the terminal."""
     settings = comparison.settings
     how = "one site left out" if settings["splits"] == "site" else "folds of subjects"
     shown = Table(
@@ -52,20 +40,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def scores_tables(scores: pd.DataFrame) -> list[Table]:
-    """Lay the scores of a study out for the terminal, the deciding metric of each target.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        What `summary_table` returned, of one question or several.
-
-    Returns
-    -------
-    list of rich.table.Table
-        One a target and way of splitting: method, score with its interval, difference to
-        connectivity (marked with * where zero is outside), and Holm's p of the corrected resampled
-        t-test.
-    """
+    """Lay the scores of a study out for the terminal, the deciding metric of each target."""
     tables = []
     for (target, split), part in scores.groupby(["target", "split"], sort=False):
         metric = METRICS[part["kind"].iloc[0]][0]

@@ -16,23 +16,7 @@ from semantoks.evaluation.splits import Split
 def draw_weights(
     splits: Sequence[Split], subjects: Shaped[NDArray[Any], "scan"], n_draws: int, seed: int
 ) -> Float[NDArray[np.float64], "draw scan"]:
-    """Draw subjects; if they are divided once only, draw folds and then subjects in them.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        The splits that are scored.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of, or, where relatives are alike, of which family.
-    n_draws, seed : int
-        How many draws, and their seed.
-
-    Returns
-    -------
-    ndarray of shape (draw, scan)
-        How often each scan was drawn; 0 for scans that are tested in no split, where subjects are
-        divided once.
-    """
+    """Draw subjects; if they are divided once only, draw folds and then subjects in them."""
     if n_repeats(splits) > 1:
         return bootstrap_weights(subjects, n_draws, seed)
     folds = np.full(len(subjects), -1)
@@ -45,16 +29,5 @@ def draw_weights(
 
 
 def n_repeats(splits: Sequence[Split]) -> int:
-    """Count how often the subjects are divided.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        Splits.
-
-    Returns
-    -------
-    int
-        Number of different repeats.
-    """
+    """Count how often the subjects are divided."""
     return len({split.repeat for split in splits})

@@ -17,22 +17,7 @@ def score_table(
     settings: Mapping[str, Any],
     reference: str | None = None,
 ) -> pd.DataFrame:
-    """Lay scores out, one row a method and metric.
-
-    Parameters
-    ----------
-    scores : mapping of str to mapping of str to Score
-        Method -> metric -> score; connectivity is among the methods.
-    settings : mapping
-        The settings of the comparison.
-    reference : str, optional
-        A method beside connectivity that all others are held against.
-
-    Returns
-    -------
-    DataFrame
-        The table of a `Comparison`.
-    """
+    """Lay scores out, one row a method and metric."""
     rows = []
     for method, metrics in scores.items():
         for name, score in metrics.items():
@@ -78,22 +63,7 @@ def _against(score: Score, reference: Score, settings: Mapping[str, Any]) -> dic
 def prediction_table(
     predicted: Mapping[str, Sequence[FoldPrediction]], task: Task, scans: pd.DataFrame
 ) -> pd.DataFrame:
-    """Lay predictions out, one row a method, repeat and scan.
-
-    Parameters
-    ----------
-    predicted : mapping of str to sequence of FoldPrediction
-        Method -> predictions of its folds.
-    task : Task
-        The target.
-    scans : DataFrame
-        The rows that the splits count.
-
-    Returns
-    -------
-    DataFrame
-        The predictions of a `Comparison`.
-    """
+    """Lay predictions out, one row a method, repeat and scan."""
     parts = []
     for method, folds in predicted.items():
         for fold in folds:

@@ -41,21 +41,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Reliability:
-    """How reliable descriptions of scans are.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row a method, pair of recordings and measure: method, between, measure, value, low,
-        high, chance, difference, difference_low, difference_high (to connectivity, NaN for itself),
-        n_subjects, n_recordings, n_features.
-    features : DataFrame
-        One row a method, pair of recordings and feature: method, between, feature, icc_agreement
-        (ICC(2,1)) and icc_consistency (ICC(3,1)).
-    settings : mapping
-        All that is needed to compute this again, as plain values; "notes" says what could not be
-        measured and why.
-    """
+    """How reliable descriptions of scans are."""
 
     table: pd.DataFrame
     features: pd.DataFrame
@@ -91,43 +77,7 @@ def measure_reliability(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Reliability:
-    """Measure how well people are found again, between sessions and between halves of a scan.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    embeddings : mapping of str to Embeddings
-        Features of all scans of the store, by the name that the table shall show.
-    models : mapping of str to SemantoksEncoder, optional
-        Models that read the halves of the scans, by the name that the table shall show.
-    sessions : tuple of str, optional
-        The two sessions to compare; not needed where there are two.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out of the models.
-    window : int, optional
-        Samples in a window of the models; their own by default. Half a scan must hold one.
-    n_draws : int
-        Draws of subjects for the intervals (200 for intraclass correlations).
-    seed : int
-        Seed of the draws.
-    progress : callable, optional
-        Called with the number of comparisons that are done, that of all, and what is next.
-
-    Returns
-    -------
-    Reliability
-        Measures with 95 % intervals over subjects. Identification is the share of people (or
-        scans) whose other recording is nearest of all, both directions averaged.
-
-    Raises
-    ------
-    InputError
-        If embeddings do not belong to the store, sessions were named that are not there, or half a
-        scan is shorter than a window; all of this before anything is computed.
-    ConfigurationError
-        If something is called as the baseline is.
-    """
+    """Measure how well people are found again, between sessions and between halves of a scan."""
     taken = {*embeddings, *(models or {})}
     if CONNECTIVITY in taken:
         raise ConfigurationError(f"{CONNECTIVITY!r} is the baseline; give the others other names.")
@@ -167,25 +117,7 @@ def measure_reliability(
 
 
 def write_reliability(reliability: Reliability, folder: str | Path) -> Path:
-    """Write reliabilities to a new folder, all of it or nothing.
-
-    Parameters
-    ----------
-    reliability : Reliability
-        What `measure_reliability` returned.
-    folder : str or path
-        New folder: reliability.csv, features.parquet and settings.json.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    InputError
-        If the folder exists, or it cannot be written.
-    """
+    """Write reliabilities to a new folder, all of it or nothing."""
     folder = Path(folder)
     try:
         with new_folder(folder) as beside:

@@ -20,19 +20,7 @@ _WORDS: Final = {
 
 
 def reliability_table(reliability: Reliability) -> Table:
-    """Lay reliabilities out for the terminal.
-
-    Parameters
-    ----------
-    reliability : Reliability
-        What `measure_reliability` returned.
-
-    Returns
-    -------
-    rich.table.Table
-        Identification and intraclass correlations, one row a method, with intervals, and the
-        difference to connectivity.
-    """
+    """Lay reliabilities out for the terminal."""
     shown = Table(title="reliability", caption=escape(_caption(reliability)))
     shown.add_column("", overflow="fold")
     shown.add_column("value", justify="right", no_wrap=True)

@@ -39,15 +39,6 @@ class PowerLaw(NamedTuple):
     """A score as a power law in the logarithm of the number of subjects.
 
     score = scale * log(subjects) ** exponent
-
-    Parameters
-    ----------
-    exponent, low, high : float
-        The exponent and its 95 % interval, over runs.
-    scale : float
-        The factor in front.
-    n_points : int
-        Runs that it was fitted to.
     """
 
     exponent: float
@@ -59,20 +50,7 @@ class PowerLaw(NamedTuple):
 
 @dataclass(frozen=True)
 class Scaling:
-    """What models reach that were pretrained on more and more people.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folders, scores.csv, laws.csv and request.json.
-    table : DataFrame
-        The tables of `Comparison` of all targets, with the columns n_pretraining (subjects; 0 for
-        the untrained encoder, missing for baselines) and seed.
-    laws : DataFrame
-        One row a target: metric, exponent, low, high, scale, n_points.
-    comparisons : tuple of Comparison
-        One a target.
-    """
+    """What models reach that were pretrained on more and more people."""
 
     folder: Path
     table: pd.DataFrame
@@ -101,49 +79,6 @@ def scale(
     """Pretrain on nested parts of a cohort, and probe people that none of them has seen.
 
     Every cell is a run folder. An interrupted call goes on when it is made again.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    out : Path
-        Folder of everything.
-    configuration : Configuration
-        The recipe; its batch must not be larger than the smallest part.
-    targets : sequence of str
-        Columns of the table of scans.
-    shares : sequence of float
-        Shares of the people that are pretrained on. Smaller parts lie within larger ones.
-    seeds : sequence of int
-        Each draws the parts, and the weights, anew.
-    held_out : float
-        Share of the people that are kept for probing and never pretrained on; the same for all.
-    budget : {"steps", "epochs"}
-        Whether all parts are trained for as many optimizer steps as the largest one, so that only
-        the data differ, or for as many epochs.
-    features : {"mean+cls", "mean", "cls", "networks", ...}
-        What is read out.
-    windows : int
-        Windows a scan.
-    n_folds, repeats, n_draws : int
-        Of the comparison, among the people that were kept.
-    leave_out : sequence of str
-        Names of scans that take no part.
-    say : callable
-        Told what is done.
-
-    Returns
-    -------
-    Scaling
-        Scores by size, and the power law.
-
-    Raises
-    ------
-    ConfigurationError
-        If a share is impossible.
-    InputError
-        If the folder holds something else, a part is too small, a target cannot be used, or a
-        recording stands under the names of two people. Nothing is pretrained before this is known.
     """
     _check(shares, seeds, targets, held_out)
     if leave_out:
@@ -192,19 +127,7 @@ def scale(
 
 
 def power_laws(table: pd.DataFrame) -> pd.DataFrame:
-    """Fit a power law to the leading metric of every target.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The table of a `Scaling`.
-
-    Returns
-    -------
-    DataFrame
-        One row a target: target, metric, exponent, low, high, scale, n_points. Numbers are missing
-        where fewer than three sizes are there, or scores are not positive.
-    """
+    """Fit a power law to the leading metric of every target."""
     rows = []
     for target, part in table.groupby("target", sort=False):
         metric = METRICS[part["kind"].iloc[0]][0]
@@ -221,19 +144,6 @@ def fit_power_law(
     sizes: Float[NDArray[np.float64], "run"], scores: Float[NDArray[np.float64], "run"]
 ) -> PowerLaw:
     """Fit score = scale * log(size) ** exponent, a straight line between logarithms.
-
-    Parameters
-    ----------
-    sizes : ndarray of shape (run,)
-        Subjects that were pretrained on, more than 1.
-    scores : ndarray of shape (run,)
-        What the runs reach.
-
-    Returns
-    -------
-    PowerLaw
-        The fit, with the interval of Student's t; NaN where fewer than three sizes are there, or
-        scores are not positive.
 
     Examples
     --------

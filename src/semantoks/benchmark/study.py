@@ -44,27 +44,7 @@ Questions = dict[tuple[str, str], Question]
 
 @dataclass(frozen=True)
 class Study:
-    """What a study found.
-
-    Parameters
-    ----------
-    folder : Path
-        scores.csv, folds.csv, predictions in cells/, splits/ and plan.json.
-    scores : DataFrame
-        One row a target, split, method and metric: value with a 95 % interval, the difference to
-        connectivity with its interval, the corrected resampled t-test of that difference, and its p
-        after Holm's correction for the methods of the target and split (p_corrected), and for all
-        targets, splits and methods of the study (p_corrected_all). n_seen counts the people who
-        take part and whom the model was pretrained on; it is missing where the model does not say.
-    folds : DataFrame
-        One tidy row a fold: method, target, split, repeat, fold, metric, value, n.
-    skipped : tuple of str
-        What was not done, and why: what is not possible, and what failed.
-    failed : tuple of str
-        Of these, what was tried and could not be computed. It is tried again next time.
-    notices : tuple of str
-        What is to be known when the scores are read.
-    """
+    """What a study found."""
 
     folder: Path
     scores: pd.DataFrame

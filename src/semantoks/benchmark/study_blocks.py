@@ -18,25 +18,7 @@ from semantoks.evaluation.splits import subjects_of
 
 
 def blocks_of(plan: StudyPlan, scans: pd.DataFrame) -> NDArray[np.str_] | None:
-    """Return within what permuted labels stay.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    scans : DataFrame
-        The rows of the table of scans that are asked about.
-
-    Returns
-    -------
-    ndarray of str, shape (scan,), or None
-        The column that the plan names; None if labels move anywhere.
-
-    Raises
-    ------
-    InputError
-        If there is no such column, or a scan has no value in it.
-    """
+    """Return within what permuted labels stay."""
     if plan.permute_within is None:
         return None
     blocks = text_of(scans, plan.permute_within)
@@ -51,20 +33,7 @@ def blocks_of(plan: StudyPlan, scans: pd.DataFrame) -> NDArray[np.str_] | None:
 
 
 def check_blocks(plan: StudyPlan, question: Question) -> None:
-    """Refuse labels that cannot move as the plan says, before anything is computed.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    question : Question
-        Whose labels.
-
-    Raises
-    ------
-    InputError
-        If the column is no use, a subject or a family is in two blocks, or no label can move.
-    """
+    """Refuse labels that cannot move as the plan says, before anything is computed."""
     blocks = blocks_of(plan, question.scans)
     if blocks is not None:
         random, subjects = np.random.default_rng(0), subjects_of(question.scans)
@@ -72,20 +41,7 @@ def check_blocks(plan: StudyPlan, question: Question) -> None:
 
 
 def classes_of_one_site(question: Question, split: str) -> Iterator[str]:
-    """Name the classes that exist only at the site that is left out, where nothing can learn them.
-
-    Parameters
-    ----------
-    question : Question
-        What is asked.
-    split : str
-        Name of the splits.
-
-    Yields
-    ------
-    str
-        Target, splits, class, site, and what that does to scores.
-    """
+    """Name the classes that exist only at the left-out site."""
     task = question.task
     if not isinstance(question.splitter, LeaveOneSiteOut) or task.kind != "classification":
         return

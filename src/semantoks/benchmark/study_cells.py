@@ -42,32 +42,6 @@ def compute(
     """Compute the cells that are not there, and write each as soon as it is.
 
     A cell whose method refuses what it is given does not stop the others.
-
-    Parameters
-    ----------
-    cells : sequence of Cell
-        The cells of the study.
-    questions : mapping of (str, str) to Question
-        By target and name of the splits.
-    cohort : Cohort
-        The scans.
-    out : Path
-        Folder of the study.
-    workers : int
-        Processes.
-    say : callable
-        Told what is done.
-
-    Returns
-    -------
-    mapping of Cell to str
-        What could not be computed, and why. Predictions are kept where only permuted labels
-        failed.
-
-    Raises
-    ------
-    InputError
-        If the file of a cell that is there is damaged.
     """
     plan = cohort.plan
     missing = [cell for cell in cells if not _is_there(out, cell, plan)]
@@ -157,52 +131,12 @@ def _write(cell: Cell, question: Question, cohort: Cohort, out: Path) -> None:
 
 
 def read_cell(out: Path, cell: Cell, question: Question) -> tuple[FoldPrediction, ...]:
-    """Read a cell; methods that were given fewer splits predicted the first of them.
-
-    Parameters
-    ----------
-    out : Path
-        Folder of the study.
-    cell : Cell
-        The cell.
-    question : Question
-        Its question.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split.
-
-    Raises
-    ------
-    InputError
-        If it is damaged, or of other splits.
-    """
+    """Read a cell; methods that were given fewer splits predicted the first of them."""
     return read_predictions(cell_file(out, cell.key), question.splits, _what(cell))
 
 
 def read_predictions(path: Path, splits: Sequence[Split], what: str) -> tuple[FoldPrediction, ...]:
-    """Read the file of a cell.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    splits : sequence of Split
-        Of its question. There may be more of them than were predicted.
-    what : str
-        What it holds, for errors.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split.
-
-    Raises
-    ------
-    InputError
-        If it is gone, damaged, or of other splits.
-    """
+    """Read the file of a cell."""
     try:
         with path.open("rb") as stream, np.load(stream) as opened:
             content = {name: opened[name] for name in opened.files}
@@ -238,27 +172,7 @@ def _damaged(path: Path, what: str) -> InputError:
 
 
 def read_permutations(out: Path, cell: Cell, plan: StudyPlan) -> float:
-    """Read the p of a cell by permuted labels.
-
-    Parameters
-    ----------
-    out : Path
-        Folder of the study.
-    cell : Cell
-        The cell.
-    plan : StudyPlan
-        The plan, which says how many permutations.
-
-    Returns
-    -------
-    float
-        p; NaN for methods whose labels are not permuted, and where that failed.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged.
-    """
+    """Read the p of a cell by permuted labels."""
     if not plan.permutations or cell.method.how not in PREPARED:
         return float("nan")
     path = _permuted(out, cell, plan)
@@ -279,20 +193,7 @@ def _is_there(out: Path, cell: Cell, plan: StudyPlan) -> bool:
 
 
 def cell_file(out: Path, key: str) -> Path:
-    """Name the file of a cell.
-
-    Parameters
-    ----------
-    out : Path
-        Folder of the study.
-    key : str
-        Of the cell.
-
-    Returns
-    -------
-    Path
-        The file; it is there once the cell is predicted.
-    """
+    """Name the file of a cell."""
     return out / "cells" / f"{key}.npz"
 
 

@@ -27,15 +27,7 @@ from semantoks.model.encoder import SemantoksEncoder
 
 
 class Cohort:
-    """A store and what has been computed of it, each thing once.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    plan : StudyPlan
-        The plan.
-    """
+    """A store and what has been computed of it, each thing once."""
 
     def __init__(self, store: Store, plan: StudyPlan) -> None:
         self.store, self.plan = store, plan
@@ -57,18 +49,7 @@ class Cohort:
     def edges(
         self, kind: Literal["correlation", "partial"]
     ) -> Float[NDArray[np.float32], "scan edge"]:
-        """Compute connectivity.
-
-        Parameters
-        ----------
-        kind : {"correlation", "partial"}
-            Which.
-
-        Returns
-        -------
-        ndarray of shape (scan, edge)
-            Fisher z.
-        """
+        """Compute connectivity."""
         if kind not in self._edges:
             self._edges[kind] = connectivity_features(self.store, kind=kind)
         return self._edges[kind]
@@ -76,20 +57,7 @@ class Cohort:
     def features(
         self, model: ModelPlan, features: str
     ) -> Float[NDArray[np.float64], "scan feature"]:
-        """Read features out of a model, a row a scan.
-
-        Parameters
-        ----------
-        model : ModelPlan
-            The model.
-        features : str
-            What is read out.
-
-        Returns
-        -------
-        ndarray of shape (scan, feature)
-            Averaged over windows.
-        """
+        """Read features out of a model, a row a scan."""
         key = (model, features)
         if key not in self._features:
             encoder = load_weights(model)
@@ -98,20 +66,7 @@ class Cohort:
         return self._features[key]
 
     def windows(self, model: ModelPlan, features: str) -> WindowFeatures:
-        """Read features out of a model, a row a window.
-
-        Parameters
-        ----------
-        model : ModelPlan
-            The model.
-        features : str
-            What is read out.
-
-        Returns
-        -------
-        WindowFeatures
-            Of all scans of the store.
-        """
+        """Read features out of a model, a row a window."""
         key = (model, features)
         if key not in self._windows:
             self._windows[key] = window_features(
@@ -120,18 +75,7 @@ class Cohort:
         return self._windows[key]
 
     def tokens(self, model: ModelPlan) -> WindowTokens:
-        """Read all tokens of a model; those of the model asked for last are kept.
-
-        Parameters
-        ----------
-        model : ModelPlan
-            The model.
-
-        Returns
-        -------
-        WindowTokens
-            Of all scans of the store.
-        """
+        """Read all tokens of a model; those of the model asked for last are kept."""
         if self._tokens is None or self._tokens[0] != model:
             self._tokens = None  # gigabytes: not two at once
             made = window_tokens(self.store, load_weights(model), windows=model.windows)
@@ -140,18 +84,7 @@ class Cohort:
 
 
 def load_weights(model: ModelPlan) -> SemantoksEncoder:
-    """Load a model, or its architecture with fresh weights.
-
-    Parameters
-    ----------
-    model : ModelPlan
-        What the plan says.
-
-    Returns
-    -------
-    SemantoksEncoder
-        The model.
-    """
+    """Load a model, or its architecture with fresh weights."""
     saved: SavedModel = load_model(model.model)
     if model.weights == "fresh":
         return fresh_weights(saved.encoder, model.seed)

@@ -30,20 +30,7 @@ _IN_FILES: Final = " !#$&'()+,;=@[]^{}`"
 
 
 class Cell(NamedTuple):
-    """One target, one way of splitting, one method.
-
-    Parameters
-    ----------
-    target, split : str
-        Of which question.
-    method : Method
-        How it is answered.
-    key : str
-        Digest of all that the answer depends on; the name of its file.
-    divided : str
-        Digest of the families and sites by which people are divided for permuted labels, and of
-        what these stay within; empty where it is none of them.
-    """
+    """One target, one way of splitting, one method."""
 
     target: str
     split: str
@@ -55,27 +42,7 @@ class Cell(NamedTuple):
 def cells_of(
     plan: StudyPlan, store: Store, questions: Mapping[tuple[str, str], Question]
 ) -> Iterator[Cell]:
-    """Name every cell by a digest of all that it depends on.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    store : Store
-        The cohort.
-    questions : mapping of (str, str) to Question
-        By target and name of the splits.
-
-    Yields
-    ------
-    Cell
-        One a question and method, in the order of the questions.
-
-    Raises
-    ------
-    ConfigurationError
-        If a model has not the features that are to be read out of it.
-    """
+    """Name every cell by a digest of all that it depends on."""
     weights = {name: _digest_of_weights(name, model) for name, model in plan.models.items()}
     methods = methods_of(plan)
     for (target, split), question in questions.items():
@@ -111,20 +78,7 @@ def cells_of(
 
 
 def splits_file(folder: Path, target: str, split: str) -> Path:
-    """Name the file of the splits of a question; a column may be called what no file can be.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the study.
-    target, split : str
-        Of which question.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Name the file of the splits of a question; a column may be called what no file can be."""
     return folder / "splits" / f"{quote(target, safe=_IN_FILES)}-{split}.json"
 
 
@@ -170,20 +124,7 @@ def _digest_of_weights(name: str, model: ModelPlan) -> str:
 
 
 def impossible(cell: Cell, question: Question) -> str:
-    """Say why a cell cannot be computed.
-
-    Parameters
-    ----------
-    cell : Cell
-        The cell.
-    question : Question
-        Its question.
-
-    Returns
-    -------
-    str
-        The reason; empty if it can.
-    """
+    """Say why a cell cannot be computed."""
     if question.prepare is not None and cell.method.how not in PREPARED | WITHOUT_FEATURES:
         return f"features are prepared for {', '.join(sorted(PREPARED))} only"
     if cell.method.how == "logistic" and question.task.kind == "regression":

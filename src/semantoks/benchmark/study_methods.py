@@ -39,21 +39,7 @@ from semantoks.evaluation.window_model import WindowTraining
 
 
 class Question(NamedTuple):
-    """What is asked of every method.
-
-    Parameters
-    ----------
-    task : Task
-        The target of the scans that have one.
-    scans : DataFrame
-        Their rows of the table of scans; what splits count.
-    splits : tuple of Split
-        With validation parts where the plan has some.
-    splitter : Splitter
-        What made them, for labels that are permuted.
-    prepare : Preparation or None
-        What is done to features, not fitted.
-    """
+    """What is asked of every method."""
 
     task: Task
     scans: pd.DataFrame
@@ -71,17 +57,7 @@ class Question(NamedTuple):
 
 
 class LinearMethod(NamedTuple):
-    """A linear model of one row of features a scan.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Of the scans of the question.
-    classifier : {"ridge", "logistic"}
-        For classes.
-    scaling : {"standardize", "center"}
-        As in `cross_validated_predictions`.
-    """
+    """A linear model of one row of features a scan."""
 
     features: Shaped[NDArray[Any], "scan feature"]
     classifier: Classifier = "ridge"
@@ -90,21 +66,7 @@ class LinearMethod(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """A way to predict a target.
-
-    Parameters
-    ----------
-    name : str
-        In tables.
-    kind : {"baseline", "probe"}
-        Whether it needs a model.
-    how : str
-        A baseline, or a probe.
-    model : ModelPlan or None
-        What it reads.
-    features : str
-        What is read out of the model; empty for baselines and probes that read the whole encoder.
-    """
+    """A way to predict a target."""
 
     name: str
     kind: Literal["baseline", "probe"]
@@ -114,23 +76,7 @@ class Method:
 
 
 def methods_of(plan: StudyPlan) -> list[Method]:
-    """List the methods of a plan; connectivity and a dummy are always among them.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-
-    Returns
-    -------
-    list of Method
-        Models first, in the order of the plan; what is named twice is listed once.
-
-    Raises
-    ------
-    ConfigurationError
-        If two methods would have the same name.
-    """
+    """List the methods of a plan; connectivity and a dummy are always among them."""
     methods = []
     for name, model in plan.models.items():
         for how in model.probes:
@@ -152,22 +98,7 @@ def methods_of(plan: StudyPlan) -> list[Method]:
 
 
 def predict(method: Method, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
-    """Predict the test parts by a method.
-
-    Parameters
-    ----------
-    method : Method
-        How.
-    question : Question
-        What.
-    cohort : Cohort
-        Of whom.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order.
-    """
+    """Predict the test parts by a method."""
     linear, task = _linear(method, question, cohort), question.task
     if linear is not None:
         return cross_validated_predictions(
@@ -195,27 +126,6 @@ def permute(
     """Compare the score of a linear method with those of labels given to other people.
 
     People are divided anew for every permutation, as the splitter does it.
-
-    Parameters
-    ----------
-    method : Method
-        How; one of `PREPARED`.
-    question : Question
-        What.
-    cohort : Cohort
-        Of whom.
-    blocks : ndarray of shape (scan,), optional
-        Labels move within a block only.
-
-    Returns
-    -------
-    PermutationTest
-        Of the deciding metric, averaged over folds.
-
-    Raises
-    ------
-    ConfigurationError
-        If the method is none of these.
     """
     linear, task = _linear(method, question, cohort), question.task
     if linear is None:

@@ -26,27 +26,7 @@ Keys = dict[tuple[str, str], dict[str, str]]
 
 
 def study_differences(folder: str | Path, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Hold methods of a study against other ones of it, from the predictions that it kept.
-
-    Parameters
-    ----------
-    folder : str or path
-        Folder of a study that is done. Nothing in it is changed. The cohort must be where the plan
-        says; models are not needed, unless people were left out whom they had seen.
-    pairs : sequence of (str, str)
-        Method, and the one that it is held against, by their names in the tables.
-
-    Returns
-    -------
-    DataFrame
-        What `difference_table` returns, of every target and way of splitting that has both.
-
-    Raises
-    ------
-    InputError
-        If there is no study, a method of a pair is not in it, no target was predicted by both, or
-        predictions are gone.
-    """
+    """Hold methods of a study against other ones of it, from the predictions that it kept."""
     folder = Path(folder)
     plan, kept = _read(folder)
     names = list(dict.fromkeys(name for keys in kept.values() for name in keys))

@@ -21,20 +21,7 @@ Seen = Mapping[str, frozenset[str] | None]
 
 
 def people_seen(plan: StudyPlan, store: Store) -> Seen:
-    """Find the people that each model was trained on.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    store : Store
-        The cohort.
-
-    Returns
-    -------
-    mapping of str to frozenset of str, or None
-        By name of the model. Fresh weights have seen nobody.
-    """
+    """Find the people that each model was trained on."""
     subjects = subjects_of(store.scans)
     seen: dict[str, frozenset[str] | None] = {}
     for name, model in plan.models.items():
@@ -48,27 +35,7 @@ def people_seen(plan: StudyPlan, store: Store) -> Seen:
 
 
 def unseen_scans(plan: StudyPlan, seen: Seen, store: Store) -> NDArray[np.bool_]:
-    """Say which scans are of people that no model has seen; all unless the plan excludes them.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    seen : mapping
-        What `people_seen` returned.
-    store : Store
-        The cohort.
-
-    Returns
-    -------
-    ndarray of bool, shape (scan,)
-        True for scans that take part.
-
-    Raises
-    ------
-    InputError
-        If people are to be left out, but a model does not say whom it has seen, or nobody is left.
-    """
+    """Say which scans are of people that no model has seen; all unless the plan excludes them."""
     if not plan.exclude_seen:
         return np.ones(len(store), dtype=bool)
     everybody = set[str]()
@@ -91,22 +58,7 @@ def unseen_scans(plan: StudyPlan, seen: Seen, store: Store) -> NDArray[np.bool_]
 
 
 def with_seen(scores: pd.DataFrame, seen: Seen, taking_part: NDArray[Any]) -> pd.DataFrame:
-    """Say of how many of the people that take part the model of a method has seen scans.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Scores with the column method.
-    seen : mapping
-        What `people_seen` returned.
-    taking_part : ndarray of str
-        Subjects that take part.
-
-    Returns
-    -------
-    DataFrame
-        The scores with the column n_seen; NaN where the model does not say.
-    """
+    """Say of how many of the people that take part the model of a method has seen scans."""
     present = {*taking_part.tolist()}
 
     def count(method: str) -> float:

@@ -119,23 +119,7 @@ class SplitPlan(_Section):
         return self.name or self.kind
 
     def splitter(self, seed: int) -> Splitter:
-        """Make the splitter.
-
-        Parameters
-        ----------
-        seed : int
-            Of the divisions.
-
-        Returns
-        -------
-        Splitter
-            What divides a table of scans.
-
-        Raises
-        ------
-        ConfigurationError
-            If lists are wanted and no path is given.
-        """
+        """Make the splitter."""
         common: dict[str, Any] = {"family_column": self.family_column, "seed": seed}
         if self.kind == "random":
             return RandomSubjectSplits(

@@ -26,27 +26,7 @@ WITHOUT_FEATURES: Final = frozenset({"dummy", "confounds"})
 
 
 def preparation_of(plan: StudyPlan, task: Task, scans: pd.DataFrame) -> Preparation | None:
-    """Make what the plan does to features.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-        The plan.
-    task : Task
-        The target, which is never regressed out, also not under another name.
-    scans : DataFrame
-        The table of the scans of the task.
-
-    Returns
-    -------
-    Preparation or None
-        Not fitted; None if nothing is done.
-
-    Raises
-    ------
-    InputError
-        If there is no column of sites, or there are no confounds.
-    """
+    """Make what the plan does to features."""
     if plan.prepare == "none":
         return None
     if plan.prepare == "regress-confounds":
@@ -64,22 +44,7 @@ def preparation_of(plan: StudyPlan, task: Task, scans: pd.DataFrame) -> Preparat
 def cannot_prepare(
     prepare: Preparation | None, scans: pd.DataFrame, splits: Sequence[Split]
 ) -> str:
-    """Say why features cannot be prepared in some split, by rehearsing it on noise.
-
-    Parameters
-    ----------
-    prepare : Preparation or None
-        The preparation, not fitted.
-    scans : DataFrame
-        The table of the scans that the splits count.
-    splits : sequence of Split
-        The splits.
-
-    Returns
-    -------
-    str
-        The reason, such as a site that is only in the test part; empty if there is none.
-    """
+    """Say why features cannot be prepared in some split, by rehearsing it on noise."""
     if prepare is None:
         return ""
     noise = np.random.default_rng(0).standard_normal((len(scans), 3))
@@ -96,24 +61,7 @@ def cannot_prepare(
 def columns_read(
     how: str, plan: StudyPlan, scans: pd.DataFrame, prepare: Preparation | None
 ) -> tuple[str, ...]:
-    """Name the columns of the table of scans that a way to predict reads beside the target.
-
-    Parameters
-    ----------
-    how : str
-        A baseline, or a probe.
-    plan : StudyPlan
-        The plan.
-    scans : DataFrame
-        The table of the scans of the question.
-    prepare : Preparation or None
-        What is done to features.
-
-    Returns
-    -------
-    tuple of str
-        Columns that are there; none for a way that reads the target and the signal alone.
-    """
+    """Name the columns of the table of scans that a way to predict reads beside the target."""
     read: Sequence[str] = ()
     if how == "confounds":
         read = plan.confounds or tuple(find_confounds(scans).values())
@@ -125,20 +73,7 @@ def columns_read(
 
 
 def values_of(scans: pd.DataFrame, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Write the values of columns down, for a digest.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        A table of scans.
-    columns : sequence of str
-        Columns of it.
-
-    Returns
-    -------
-    dict of str to list of str
-        By column, a text a scan: numbers to the last digit, nan or empty where one is missing.
-    """
+    """Write the values of columns down, for a digest."""
     values = {}
     for column in columns:
         if is_number(scans[column]):

@@ -20,22 +20,7 @@ Answers = Mapping[str, Sequence[FoldPrediction]]
 
 
 def fold_table(answers: Answers, question: Question, split: str) -> pd.DataFrame:
-    """Score every fold on its own.
-
-    Parameters
-    ----------
-    answers : mapping of str to sequence of FoldPrediction
-        Method -> predictions.
-    question : Question
-        What was asked.
-    split : str
-        How people were divided.
-
-    Returns
-    -------
-    DataFrame
-        Columns method, target, split, repeat, fold, metric, value, n (scans tested).
-    """
+    """Score every fold on its own."""
     task = question.task
     return pd.DataFrame(
         [
@@ -59,28 +44,7 @@ def fold_table(answers: Answers, question: Question, split: str) -> pd.DataFrame
 def summary_table(
     answers: Answers, question: Question, split: str, *, draws: int, seed: int
 ) -> pd.DataFrame:
-    """Score methods over all folds, each held against connectivity on the same folds.
-
-    Parameters
-    ----------
-    answers : mapping of str to sequence of FoldPrediction
-        Method -> predictions; connectivity is among them. A method may have the first folds only.
-    question : Question
-        What was asked.
-    split : str
-        How people were divided.
-    draws, seed : int
-        Of the bootstrap over people; over families, where the splits keep some together.
-
-    Returns
-    -------
-    DataFrame
-        One row a method and metric: value, low, high; difference, difference_low, difference_high
-        (paired bootstrap over people); t_low, t_high, p (corrected resampled t-test over folds, see
-        `compare_folds`; NaN with fewer than 5 folds, and where people are divided once for F1 and
-        Pearson's r) and p_corrected (Holm, over the methods of this target and split, the baselines
-        and the dummy among them); n_scans, n_subjects, n_folds and n_repeats.
-    """
+    """Score methods over all folds, each held against connectivity on the same folds."""
     task, units = question.task, question.units
     known = {"kind": task.kind}
     # Most methods answer for all folds: draws and connectivity are the same for these.
@@ -132,29 +96,7 @@ def difference_table(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Hold methods against other ones than connectivity, as `summary_table` holds them against it.
-
-    Parameters
-    ----------
-    answers : mapping of str to sequence of FoldPrediction
-        Method -> predictions.
-    pairs : sequence of (str, str)
-        Method, and the one that it is held against, both of them in `answers`. Where one of both
-        has the first folds only, these are compared.
-    question : Question
-        What was asked.
-    split : str
-        How people were divided.
-    draws, seed : int
-        Of the bootstrap over people.
-
-    Returns
-    -------
-    DataFrame
-        One row a pair and metric: method, reference, target, kind, split, metric, difference,
-        difference_low, difference_high, t_low, t_high, p, p_corrected (Holm, over the pairs),
-        n_scans, n_folds and n_repeats.
-    """
+    """Compare methods with references other than connectivity."""
     task, units = question.task, question.units
     rows = []
     for method, reference in pairs:
@@ -188,17 +130,6 @@ def corrected(scores: pd.DataFrame) -> pd.DataFrame:
 
     The deciding metrics of all targets are one family, the second ones another, and so on: who
     looks at balanced accuracy of one target and R² of another has looked twice.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Tables of `summary_table`, under one another.
-
-    Returns
-    -------
-    DataFrame
-        The scores with the column p_corrected_all, and p_permutation_corrected where they have
-        p_permutation.
     """
     place = [
         METRICS[kind].index(m) for kind, m in zip(scores["kind"], scores["metric"], strict=True)

@@ -21,23 +21,7 @@ _MOST_NUMERIC_CLASSES = 10
 
 @dataclass(frozen=True)
 class Task:
-    """A target and the scans of which it is known.
-
-    Parameters
-    ----------
-    target : str
-        Column of the table of scans.
-    kind : {"classification", "regression"}
-        Whether classes or values are predicted.
-    rows : ndarray of int, shape (scan,)
-        Rows of the table of scans of which the target is known.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (int64), or values (float64).
-    classes : tuple of str
-        Name of the class of each code; empty for regression.
-    n_missing : int
-        Scans of which the target is not known.
-    """
+    """A target and the scans of which it is known."""
 
     target: str
     kind: Kind
@@ -47,18 +31,7 @@ class Task:
     n_missing: int
 
     def name(self, values: Shaped[NDArray[Any], "scan"]) -> Shaped[NDArray[Any], "scan"]:
-        """Return codes as names of classes, values as they are.
-
-        Parameters
-        ----------
-        values : ndarray of shape (scan,)
-            Codes of the classes, or values.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Text for classification, numbers for regression.
-        """
+        """Return codes as names of classes, values as they are."""
         return np.array(self.classes, dtype=str)[values] if self.classes else values
 
 
@@ -66,28 +39,6 @@ def read_task(
     scans: pd.DataFrame, target: str, kind: Literal["auto", "classification", "regression"] = "auto"
 ) -> Task:
     """Take a target out of the table of scans; scans without it are left out and counted.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan.
-    target : str
-        Name of a column.
-    kind : {"auto", "classification", "regression"}
-        "auto" means regression for a number with more than 10 different values, and classification
-        for everything else.
-
-    Returns
-    -------
-    Task
-        The target of the scans that have one.
-
-    Raises
-    ------
-    InputError
-        If the column is absent, empty, constant, or not a number where a number is needed.
-    ConfigurationError
-        If the kind is unknown.
 
     Examples
     --------
@@ -155,25 +106,7 @@ def _codes(values: pd.Series[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 def kept_scans(store: Store, leave_out: Sequence[str]) -> NDArray[np.bool_]:
-    """Say which scans take part.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    leave_out : sequence of str
-        Names of those that do not.
-
-    Returns
-    -------
-    ndarray of bool, shape (scan,)
-        False for scans that are left out.
-
-    Raises
-    ------
-    InputError
-        If a name is not that of a scan, or none is left.
-    """
+    """Say which scans take part."""
     scans = store.scans["scan"].astype(str)
     unknown = [name for name in leave_out if name not in set(scans)]
     if unknown:

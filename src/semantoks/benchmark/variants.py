@@ -26,17 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to be pretrained.
-
-    Parameters
-    ----------
-    name : str
-        Its name; also that of its run folder.
-    configuration : Configuration
-        Its recipe.
-    store : Store
-        What it is pretrained on.
-    """
+    """A model to be pretrained."""
 
     name: str
     configuration: Configuration
@@ -56,29 +46,7 @@ def check_questions(
     n_folds: int,
     repeats: int,
 ) -> None:
-    """Refuse what could not be probed, before hours are spent on pretraining.
-
-    Parameters
-    ----------
-    store : Store
-        Everybody who is pretrained on or probed.
-    probed : Store
-        Those who are probed.
-    targets : sequence of str
-        Columns of the table of scans.
-    splits : {"subject", "site"}
-        Repeated folds of subjects, or one site left out at a time.
-    n_folds, repeats : int
-        Of the comparison.
-
-    Raises
-    ------
-    InputError
-        If a target cannot be used, people cannot be divided for it, or a recording stands under the
-        names of two people, of whom one could be pretrained on and the other probed.
-    ConfigurationError
-        If there is no such way of dividing.
-    """
+    """Refuse what could not be probed, before hours are spent on pretraining."""
     for target in targets:
         task = read_task(probed.scans, target)
         scans = probed.scans.iloc[task.rows].reset_index(drop=True)
@@ -89,35 +57,7 @@ def check_questions(
 def describe_by(
     variant: Variant, folder: Path, cohort: Store, *, features: FeatureKind, windows: int, say: Say
 ) -> Embeddings:
-    """Pretrain a variant and describe a cohort by it, or take up what is there.
-
-    Parameters
-    ----------
-    variant : Variant
-        The model.
-    folder : Path
-        Where run folders are: its own is ``folder / variant.name``.
-    cohort : Store
-        The scans to describe.
-    features : {"mean+cls", "mean", "cls", "networks", ...}
-        What is read out.
-    windows : int
-        Windows a scan.
-    say : callable
-        Told what is done.
-
-    Returns
-    -------
-    Embeddings
-        Features of the scans of the cohort.
-
-    Raises
-    ------
-    InputError
-        If the folder holds a run of another recipe or cohort.
-    KeyboardInterrupt
-        If pretraining was stopped; it is saved and goes on at the next call.
-    """
+    """Pretrain a variant and describe a cohort by it, or take up what is there."""
     run = folder / variant.name
     _refuse_others(run, variant)
     if not (run / "model").exists():
@@ -137,20 +77,7 @@ def describe_by(
 
 
 def write_request(folder: Path, request: Mapping[str, Any]) -> None:
-    """Write down what a folder of variants is for, and refuse to mix it with something else.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder; made if it is not there.
-    request : mapping
-        Plain values that everything in the folder depends on.
-
-    Raises
-    ------
-    InputError
-        If the folder holds something else.
-    """
+    """Write down what a folder of variants is for, and refuse to mix it with something else."""
     path = folder / "request.json"
     text = json.dumps(dict(request), indent=2, sort_keys=True, default=str) + "\n"
     if path.is_file():

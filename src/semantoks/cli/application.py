@@ -38,13 +38,7 @@ SILENT: Final = Output()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Words after the program's name; by default those of this process.
-    """
+    """Run the command line and exit."""
     # Threads that spin while they wait stall each other where cores are shared: measured, a run
     # ten times as long. This must stand before PyTorch is imported; who set it keeps it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,18 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Words after the program's name.
-
-    Returns
-    -------
-    int
-        Exit code: 0, 1, 2 or 130.
-    """
+    """Run one command."""
     try:
         return int(call(arguments) or 0)
     except (cyclopts.CycloptsError, InputError, OSError, KeyboardInterrupt) as error:
@@ -92,18 +75,7 @@ def _explain(error: BaseException) -> int:
 
 
 def call(arguments: Sequence[str]) -> Any:
-    """Parse and call a verb.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Words after the program's name.
-
-    Returns
-    -------
-    object
-        What the verb returned: an exit code or nothing. Errors are raised.
-    """
+    """Parse and call a verb."""
     return app(
         list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
     )

@@ -91,19 +91,7 @@ class Encoding:
 
 
 def encode_store(data: Path, encoding: Encoding, working: Working, output: Output) -> None:
-    """Describe the scans of a store.
-
-    Parameters
-    ----------
-    data : Path
-        The store.
-    encoding : Encoding
-        How, and where the features go.
-    working : Working
-        Who does the work.
-    output : Output
-        How to speak.
-    """
+    """Describe the scans of a store."""
     from semantoks.data.store import Store
 
     store = Store.open(data)
@@ -123,27 +111,7 @@ def encode_recordings(
     working: Working,
     output: Output,
 ) -> None:
-    """Prepare recordings as a model expects, and describe them.
-
-    Parameters
-    ----------
-    source : Path
-        Folder or file with the recordings.
-    encoding : Encoding
-        How, and where the features go.
-    atlas : str or None
-        Atlas of the recordings, if they have only a part of the model's ROIs.
-    keep_store : bool
-        Whether the store that they are read into stays.
-    recordings : Recordings
-        Which files, and what is known of them.
-    reading : Reading
-        How images are read.
-    working : Working
-        Who does the work.
-    output : Output
-        How to speak.
-    """
+    """Prepare recordings as a model expects, and describe them."""
     from semantoks.data.store import Store
 
     recordings.check()

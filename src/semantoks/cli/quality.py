@@ -37,20 +37,7 @@ def quality(store: Path, *, out: Path | None = None, output: Output = SILENT) ->
 
 
 def draw_quality_page(store: Path, output: Output) -> Path | None:
-    """Draw the page of a store into it; nothing else may be lost if that fails.
-
-    Parameters
-    ----------
-    store : Path
-        The store, just made.
-    output : Output
-        How to speak.
-
-    Returns
-    -------
-    Path or None
-        The page, None if it could not be drawn; why not was said.
-    """
+    """Draw the page of a store into it; nothing else may be lost if that fails."""
     try:
         return _draw(store, None)
     except Exception as error:

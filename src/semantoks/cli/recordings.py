@@ -211,36 +211,7 @@ def write_store(
     ignore: Sequence[Path] = (),
     existing: Literal["refuse", "reuse"] = "refuse",
 ) -> PreparationReport:
-    """Read recordings into a store, and say what became of them.
-
-    Parameters
-    ----------
-    source : Path
-        Folder or file with the recordings.
-    out : Path
-        The store.
-    atlas : Atlas
-        Atlas that the series were extracted with.
-    preprocessing : Preprocessing
-        What is done to every scan.
-    recordings : Recordings
-        What is known of them; checked already.
-    reading : Reading
-        How images are read.
-    working : Working
-        Who does the work.
-    output : Output
-        How to speak.
-    ignore : sequence of Path
-        Files that are no scans.
-    existing : {"refuse", "reuse"}
-        What becomes of a store that is there: "reuse" takes one that an equal call has written.
-
-    Returns
-    -------
-    PreparationReport
-        What became of the scans.
-    """
+    """Read recordings into a store, and say what became of them."""
     from semantoks.data.preparation import prepare
 
     with output.progress("preparing scans") as advance:

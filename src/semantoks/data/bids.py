@@ -23,19 +23,7 @@ _ENDINGS: Final = (".nii.gz", ".tsv.gz", ".dtseries.nii", ".ptseries.nii", ".dla
 
 @dataclass(frozen=True)
 class BidsName:
-    """The name of a file, taken apart.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    entities : mapping of str to str
-        Such as sub "01" and task "rest", in the order of the name.
-    suffix : str
-        Such as "bold".
-    extension : str
-        Such as ".nii.gz".
-    """
+    """The name of a file, taken apart."""
 
     path: Path
     entities: Mapping[str, str] = field(hash=False)
@@ -43,18 +31,7 @@ class BidsName:
     extension: str
 
     def get(self, entity: str) -> str:
-        """Return the label of an entity.
-
-        Parameters
-        ----------
-        entity : str
-            Such as "space".
-
-        Returns
-        -------
-        str
-            Its label, "" if the name does not have it.
-        """
+        """Return the label of an entity."""
         return self.entities.get(entity, "")
 
     @property
@@ -80,16 +57,6 @@ class BidsName:
 def parse_bids_name(path: Path) -> BidsName:
     """Take the name of a file apart.
 
-    Parameters
-    ----------
-    path : Path
-        The file; it need not exist.
-
-    Returns
-    -------
-    BidsName
-        Entities, suffix and extension. Names that are not of BIDS have no entities.
-
     Examples
     --------
     >>> name = parse_bids_name(Path("sub-01_ses-2_task-rest_run-1_space-T1w_desc-preproc_bold.nii"))
@@ -108,20 +75,7 @@ def parse_bids_name(path: Path) -> BidsName:
 
 
 def list_files(source: Path, endings: Iterable[str]) -> list[Path]:
-    """List the files of a folder and the folders below by the ends of their names.
-
-    Parameters
-    ----------
-    source : Path
-        The folder, or a single file.
-    endings : iterable of str
-        Such as "_bold.nii.gz".
-
-    Returns
-    -------
-    list of Path
-        Sorted; without hidden files and folders. Links to folders are followed.
-    """
+    """List the files of a folder and the folders below by the ends of their names."""
     wanted = tuple(endings)
     if source.is_file():
         return [source] if source.name.endswith(wanted) else []
@@ -142,47 +96,14 @@ def _walk(source: Path) -> Iterator[Path]:
 
 
 def find_participants(source: Path) -> Path | None:
-    """Find the table of participants that lies in a data set.
-
-    Parameters
-    ----------
-    source : Path
-        The folder of the data set.
-
-    Returns
-    -------
-    Path or None
-        ``participants.tsv`` or ``participants.csv``, None if there is none.
-    """
+    """Find the table of participants that lies in a data set."""
     return next((source / name for name in _PARTICIPANTS if (source / name).is_file()), None)
 
 
 def keep_wanted(
     names: Sequence[BidsName], options: ReaderOptions, source: Path, entities: Sequence[str]
 ) -> list[BidsName]:
-    """Keep the files that the user asked for.
-
-    Parameters
-    ----------
-    names : sequence of BidsName
-        The files.
-    options : ReaderOptions
-        What is asked for.
-    source : Path
-        Where the files come from, for messages.
-    entities : sequence of str
-        Entities to look at, of task, run, space and res.
-
-    Returns
-    -------
-    list of BidsName
-        Those that fit.
-
-    Raises
-    ------
-    InputError
-        If none does; what there is instead is named.
-    """
+    """Keep the files that the user asked for."""
     kept = list(names)
     for entity in entities:
         wanted = getattr(options, entity)
@@ -210,21 +131,6 @@ def read_sidecar(name: BidsName) -> dict[str, Any]:
 
     A JSON file applies if it lies in the folder of the file or in one above it, up to the root of
     the data set, has the same suffix, and names no entity that the file does not have.
-
-    Parameters
-    ----------
-    name : BidsName
-        The file.
-
-    Returns
-    -------
-    dict
-        Values by key; empty if no sidecar applies.
-
-    Raises
-    ------
-    InputError
-        If a JSON file that applies cannot be read.
     """
     content: dict[str, Any] = {}
     for path in list_sidecars(name):
@@ -233,18 +139,7 @@ def read_sidecar(name: BidsName) -> dict[str, Any]:
 
 
 def list_sidecars(name: BidsName) -> list[Path]:
-    """List the JSON files that apply to a file, the nearest one last; see `read_sidecar`.
-
-    Parameters
-    ----------
-    name : BidsName
-        The file.
-
-    Returns
-    -------
-    list of Path
-        Empty if there is none.
-    """
+    """List the JSON files that apply to a file, the nearest one last; see `read_sidecar`."""
     found: list[Path] = []
     for folder in reversed(_folders_up(name.path.parent)):
         applying = [other for other in _jsons(folder, name) if _applies(other, name)]
@@ -253,23 +148,7 @@ def list_sidecars(name: BidsName) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Values by key.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
+    """Read a JSON file that holds an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -328,48 +207,14 @@ def _applies(sidecar: BidsName, name: BidsName) -> bool:
 
 
 def read_t_r(name: BidsName) -> float | None:
-    """Return the repetition time that the sidecars of a file give.
-
-    Parameters
-    ----------
-    name : BidsName
-        The file.
-
-    Returns
-    -------
-    float or None
-        In seconds, None if they do not say it.
-
-    Raises
-    ------
-    InputError
-        If it is no repetition time, or a sidecar cannot be read.
-    """
+    """Return the repetition time that the sidecars of a file give."""
     value = read_sidecar(name).get("RepetitionTime")
     where = f"RepetitionTime in the JSON sidecar of {name.path}"
     return None if value is None else check_t_r(value, where)
 
 
 def agree_on_t_r(sidecar: float | None, header: float | None, path: Path) -> float | None:
-    """Take the repetition time of the sidecar, and refuse a header that contradicts it.
-
-    Parameters
-    ----------
-    sidecar, header : float or None
-        Repetition times in seconds, None where they are not given.
-    path : Path
-        The image, for the message.
-
-    Returns
-    -------
-    float or None
-        The repetition time in seconds; None if neither gives it.
-
-    Raises
-    ------
-    InputError
-        If they differ.
-    """
+    """Take the repetition time of the sidecar, and refuse a header that contradicts it."""
     if sidecar is not None and header is not None and not same_t_r(sidecar, header):
         raise InputError(
             f"{path}: RepetitionTime of the JSON sidecar is {sidecar:g} s, but the header of the "

@@ -38,18 +38,6 @@ class Cluster(Generic[Job, Result]):
     The scheduler gives the jobs of a worker that has ended to others. A job that was with too many
     of them (Dask's allowed-failures) is done once more when all others rest, since it need not be
     the cause; if its worker ends then, too, it is given up.
-
-    Parameters
-    ----------
-    function : callable
-        What is called on every job.
-    address : str
-        Address of the scheduler, such as tcp://node17:8786, or its scheduler file (.json).
-
-    Raises
-    ------
-    InputError
-        If Dask is not installed, or nobody answers there.
     """
 
     def __init__(self, function: Callable[[Job], Result], address: str) -> None:
@@ -87,30 +75,11 @@ class Cluster(Generic[Job, Result]):
             self._client.close()
 
     def submit(self, number: int, job: Job) -> None:
-        """Take a job.
-
-        Parameters
-        ----------
-        number : int
-            What the job is called when it is done.
-        job : object
-            What is given to the function.
-        """
+        """Take a job."""
         self._waiting.append(_Task(number, cloudpickle.dumps(job)))
 
     def collect(self) -> list[tuple[int, Result | Lost | Failed]]:
-        """Wait until something is done.
-
-        Returns
-        -------
-        list of (int, result)
-            At least one job that is done, by its number.
-
-        Raises
-        ------
-        WorkInterruptedError
-            If the scheduler is gone.
-        """
+        """Wait until something is done."""
         from distributed import KilledWorker, wait
 
         done: list[tuple[int, Result | Lost | Failed]] = []

@@ -17,17 +17,7 @@ from semantoks.errors import InputError
 
 
 class Completed(NamedTuple):
-    """Scans of which all is known that a store needs.
-
-    Parameters
-    ----------
-    scans : list of ScanFile
-        Scans with a repetition time and a subject.
-    nameless : frozenset of str
-        Those whose subject nothing names; the name of the scan stands for it.
-    refused : list of Refusal
-        Scans that have no row in the table or no repetition time.
-    """
+    """Scans of which all is known that a store needs."""
 
     scans: list[ScanFile]
     nameless: frozenset[str]
@@ -42,32 +32,7 @@ def complete(
     t_r: float | None,
     policy: Policy,
 ) -> Completed:
-    """Add what tables and arguments say.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        What a reader found, sorted.
-    own_table : ScanTable or None
-        The table that lies with the scans. If there is another, rows may be missing in this one.
-    table : ScanTable or None
-        The table that the user gave.
-    t_r : float or None
-        Repetition time in seconds of the scans for which neither files nor tables say it.
-    policy : {"default", "strict", "keep-going"}
-        "keep-going" makes a refusal of what stops otherwise; "strict" stops at scans without a
-        subject as well.
-
-    Returns
-    -------
-    Completed
-        Scans and refusals.
-
-    Raises
-    ------
-    InputError
-        If a scan lacks what it needs, or what is known contradicts itself.
-    """
+    """Add what tables and arguments say."""
     refused: list[Refusal] = []
     if own_table is not None and table is None:
         scans, refused = _join(scans, own_table, policy)
@@ -98,18 +63,7 @@ def complete(
 
 
 def explain_nameless(n_scans: int) -> str:
-    """Say what becomes of scans of which nothing says whose they are.
-
-    Parameters
-    ----------
-    n_scans : int
-        Number of such scans.
-
-    Returns
-    -------
-    str
-        Two sentences.
-    """
+    """Say what becomes of scans of which nothing says whose they are."""
     return (
         f"{n_scans} scan(s) name no subject; each counts as a person of its own. If some are of "
         "the same person, give a table with their participant_id (--table)."

@@ -39,17 +39,7 @@ _STRATEGIES: Final[Mapping[Denoise, dict[str, Any]]] = {
 
 
 class Motion(NamedTuple):
-    """How a head moved, and which volumes that costs.
-
-    Parameters
-    ----------
-    mean_displacement : float
-        Mean framewise displacement in mm, NaN if the table does not say it.
-    n_non_steady : int
-        Volumes before the steady state, all at the beginning.
-    kept : ndarray of bool, shape (time,)
-        Volumes that are neither before the steady state nor scrubbed.
-    """
+    """How a head moved, and which volumes that costs."""
 
     mean_displacement: float
     n_non_steady: int
@@ -63,23 +53,7 @@ class Motion(NamedTuple):
 
 
 def find_confounds(image: BidsName) -> Path | None:
-    """Find the confounds table of an image.
-
-    Parameters
-    ----------
-    image : BidsName
-        The image.
-
-    Returns
-    -------
-    Path or None
-        The table in the same folder that names the same recording, None if there is none.
-
-    Raises
-    ------
-    InputError
-        If there are several.
-    """
+    """Find the confounds table of an image."""
     folder = image.path.parent
     candidates = [
         path for path in folder.glob(f"{image.subject}*_desc-confounds_*") if _is_table(path)
@@ -96,18 +70,7 @@ def find_confounds(image: BidsName) -> Path | None:
 
 
 def list_confounds(image: BidsName) -> tuple[Path, ...]:
-    """List what says how an image is cleaned.
-
-    Parameters
-    ----------
-    image : BidsName
-        The image.
-
-    Returns
-    -------
-    tuple of Path
-        The confounds table and its JSON file, as far as they are there.
-    """
+    """List what says how an image is cleaned."""
     try:
         table = find_confounds(image)
     except InputError:
@@ -122,27 +85,7 @@ def _is_table(path: Path) -> bool:
 
 
 def read_confounds(path: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """Read a confounds table of fMRIPrep 1.2 or later.
-
-    Parameters
-    ----------
-    path : Path
-        ``*_desc-confounds_timeseries.tsv``, or ``_regressors`` as before version 20.2; may be
-        compressed (``.gz``).
-    columns : collection of str or None
-        Beginnings of the columns that are needed, which saves time; all if None.
-
-    Returns
-    -------
-    DataFrame
-        A row a volume. Temporal derivatives and squares that an early version did not write are
-        computed from their columns, which is how they are defined.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, has no rows, or is from before version 1.2.
-    """
+    """Read a confounds table of fMRIPrep 1.2 or later."""
     import pandas as pd
 
     try:
@@ -198,27 +141,7 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_motion(table: pd.DataFrame, path: Path, options: ReaderOptions) -> Motion:
-    """Tell how a head moved, and which volumes are left out.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `read_confounds` read.
-    path : Path
-        Where it comes from, for messages.
-    options : ReaderOptions
-        Whether to scrub, its thresholds, and what becomes of the first volumes.
-
-    Returns
-    -------
-    Motion
-        Mean displacement and volumes. The first volume has no displacement.
-
-    Raises
-    ------
-    InputError
-        If the table lacks what scrubbing needs.
-    """
+    """Tell how a head moved, and which volumes are left out."""
     n_non_steady = _count_non_steady(table) if options.non_steady == "dropped" else 0
     kept = np.arange(len(table)) >= n_non_steady
     if options.denoise == "scrubbing":
@@ -292,28 +215,7 @@ def _ask_nilearn(
 def choose_regressors(
     table: pd.DataFrame, path: Path, options: ReaderOptions
 ) -> NDArray[np.float64]:
-    """Choose the confounds to regress out.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `read_confounds` read.
-    path : Path
-        Where it comes from, for messages.
-    options : ReaderOptions
-        The strategy, which is neither "auto" nor "none". The cosines of fMRIPrep are among the
-        confounds only if no high-pass follows.
-
-    Returns
-    -------
-    ndarray of float64, shape (confound, time)
-        Confounds with mean zero over the volumes in the steady state.
-
-    Raises
-    ------
-    InputError
-        If the table lacks what the strategy needs.
-    """
+    """Choose the confounds to regress out."""
     choice = dict(_STRATEGIES[options.denoise])
     parts = [part for part in choice["strategy"] if part != "scrub"]
     _require(table, _RIGID, path, options.denoise)

@@ -37,33 +37,7 @@ def clean_series(
     *,
     image: Path,
 ) -> NDArray[np.float64]:
-    """Leave out volumes, regress confounds out, and fill the volumes that are scrubbed.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Mean signal of every ROI; NaN throughout where a ROI is missing.
-    confounds : Path or None
-        The confounds table, None if there is none.
-    t_r : float
-        Repetition time in seconds.
-    options : ReaderOptions
-        What to do; its `denoise` is not "auto".
-    image : Path
-        Where the series come from, for messages.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, fewer volumes)
-        Without the volumes before the steady state, and without scrubbed ones at either end.
-
-    Raises
-    ------
-    InputError
-        If the table is missing or does not fit.
-    QualityError
-        If too many volumes are scrubbed, or too few are left for the fit.
-    """
+    """Leave out volumes, regress confounds out, and fill the volumes that are scrubbed."""
     values = np.asarray(series, dtype=np.float64)
     if confounds is None:
         if options.denoise != "none":

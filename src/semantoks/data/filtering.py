@@ -33,27 +33,6 @@ def filter_series(
     of the band is one half. The ends are continued by their point reflection, for as long as the
     slowest frequency that passes needs, or as the scan is.
 
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series without NaN.
-    t_r : float
-        Repetition time in seconds.
-    high_pass, low_pass : float or None
-        Edges of the band in Hz; None leaves that side open.
-    detrend : bool
-        Whether to remove the linear trend first.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        The filtered series.
-
-    Raises
-    ------
-    InputError
-        If an edge of the band is not below the Nyquist frequency.
-
     Examples
     --------
     >>> seconds = 2.0 * np.arange(300)
@@ -87,18 +66,6 @@ def filter_series(
 def resampled_length(n_samples: int, t_r: float, target_t_r: float) -> int:
     """Count the samples of a scan after resampling.
 
-    Parameters
-    ----------
-    n_samples : int
-        Number of samples before.
-    t_r, target_t_r : float
-        Repetition time before and after, in seconds.
-
-    Returns
-    -------
-    int
-        Samples at 0, target_t_r, 2 target_t_r, ... that do not lie beyond the last one measured.
-
     Examples
     --------
     >>> resampled_length(490, 0.735, 2.0)
@@ -116,19 +83,6 @@ def resample(
     Every new sample is a weighted sum of the old ones around it, the weights being a sinc under a
     Kaiser window. Frequencies up to 70 % of the smaller of the two Nyquist frequencies pass
     unchanged, those above it are lowered by 70 dB. The first sample stays where it is.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series without NaN.
-    t_r, target_t_r : float
-        Repetition time before and after, in seconds.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, new time)
-        ``floor((time - 1) * t_r / target_t_r) + 1`` samples; the values themselves if the two
-        repetition times are the same.
 
     Examples
     --------
@@ -159,18 +113,7 @@ def resample(
 
 
 def check_band(high_pass: float | None, low_pass: float | None) -> None:
-    """Refuse a band without a width.
-
-    Parameters
-    ----------
-    high_pass, low_pass : float or None
-        Edges of the band in Hz.
-
-    Raises
-    ------
-    ConfigurationError
-        If an edge is not positive, or the lower is not below the upper.
-    """
+    """Refuse a band without a width."""
     for name, edge in (("high_pass", high_pass), ("low_pass", low_pass)):
         if edge is not None and not (edge > 0 and math.isfinite(edge)):
             raise ConfigurationError(
@@ -183,22 +126,7 @@ def check_band(high_pass: float | None, low_pass: float | None) -> None:
 
 
 def check_nyquist(edge: float, t_r: float, what: str) -> None:
-    """Refuse an edge of the band that a repetition time cannot hold.
-
-    Parameters
-    ----------
-    edge : float
-        Edge of the band in Hz.
-    t_r : float
-        Repetition time in seconds.
-    what : str
-        What that repetition time is, for the message.
-
-    Raises
-    ------
-    InputError
-        If the edge is not below the Nyquist frequency.
-    """
+    """Refuse an edge of the band that a repetition time cannot hold."""
     if edge >= 0.5 / t_r:
         raise InputError(
             f"a band edge of {edge:g} Hz is not below the Nyquist frequency of {what}, "

@@ -29,38 +29,14 @@ _SECONDS: Final = {"SECOND": 1.0}
 
 
 class DenseLabels(NamedTuple):
-    """Which grayordinates of a recording are in which ROI.
-
-    Parameters
-    ----------
-    rois : ndarray of int, shape (grayordinate,)
-        Position of the ROI in the atlas, -1 outside.
-    expected : ndarray of int, shape (roi,)
-        Grayordinates that each ROI has in the atlas image.
-    """
+    """Which grayordinates of a recording are in which ROI."""
 
     rois: NDArray[np.intp]
     expected: NDArray[np.intp]
 
 
 def open_cifti(path: Path) -> Any:
-    """Open a CIFTI-2 file without reading its series.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    nibabel.Cifti2Image
-        The open file.
-
-    Raises
-    ------
-    InputError
-        If it is none, is cut off, or was not downloaded.
-    """
+    """Open a CIFTI-2 file without reading its series."""
     try:
         image = nib.load(path)
     except (*DAMAGED, KeyError, AttributeError) as error:
@@ -74,25 +50,7 @@ def open_cifti(path: Path) -> Any:
 
 
 def t_r_of_cifti(image: Any, path: Path) -> float | None:
-    """Return the repetition time of a CIFTI series.
-
-    Parameters
-    ----------
-    image : nibabel.Cifti2Image
-        The open file.
-    path : Path
-        Where it comes from, for messages.
-
-    Returns
-    -------
-    float or None
-        In seconds; None if the file does not say it.
-
-    Raises
-    ------
-    InputError
-        If rows are no points in time.
-    """
+    """Return the repetition time of a CIFTI series."""
     axis = image.header.get_axis(0)
     if not isinstance(axis, nib.cifti2.SeriesAxis) or axis.unit not in _SECONDS:
         kind = getattr(axis, "unit", type(axis).__name__)
@@ -104,26 +62,7 @@ def t_r_of_cifti(image: Any, path: Path) -> float | None:
 
 
 def read_parcels(path: Path, atlas: Atlas) -> NDArray[np.float64]:
-    """Read series of parcels by their names.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.ptseries.nii``.
-    atlas : Atlas
-        The atlas.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Series in the order of the atlas; ROIs without a parcel are NaN, and so are parcels that
-        are zero or NaN throughout, which is how programs write what was not measured.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or no parcel is a ROI of the atlas.
-    """
+    """Read series of parcels by their names."""
     image = open_cifti(path)
     names = _parcels_in(image, path)
     match = match_labels(names, atlas, where=str(path))
@@ -143,23 +82,7 @@ def read_parcels(path: Path, atlas: Atlas) -> NDArray[np.float64]:
 
 
 def list_parcels(path: Path) -> tuple[str, ...]:
-    """Return the names of the parcels of a series, without reading it.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.ptseries.nii``.
-
-    Returns
-    -------
-    tuple of str
-        Names in the order of the file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or holds no parcels.
-    """
+    """Return the names of the parcels of a series, without reading it."""
     return _parcels_in(open_cifti(path), path)
 
 
@@ -178,30 +101,7 @@ def _parcels_in(image: Any, path: Path) -> tuple[str, ...]:
 def read_dense(
     path: Path, atlas_image: Path, atlas: Atlas, min_coverage: float
 ) -> NDArray[np.float64]:
-    """Average a dense series within ROIs, some grayordinates at a time.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.dtseries.nii``.
-    atlas_image : Path
-        The ``.dlabel.nii``.
-    atlas : Atlas
-        The atlas.
-    min_coverage : float
-        A ROI of which a smaller share was measured is NaN throughout. Grayordinates that are zero
-        or NaN throughout were not measured.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Means over the grayordinates that were measured.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be read, or the two are not on the same surface or grid.
-    """
+    """Average a dense series within ROIs, some grayordinates at a time."""
     image = open_cifti(path)
     axis = _dense_axis(image, path)
     rois, expected = match_grayordinates(axis, path, atlas_image, atlas)
@@ -242,29 +142,7 @@ def _dense_axis(image: Any, path: Path) -> Any:
 
 
 def match_grayordinates(axis: Any, path: Path, atlas_image: Path, atlas: Atlas) -> DenseLabels:
-    """Find the ROI of every grayordinate of a recording.
-
-    Parameters
-    ----------
-    axis : nibabel.cifti2.BrainModelAxis
-        The grayordinates of the recording.
-    path : Path
-        The recording, for messages.
-    atlas_image : Path
-        The ``.dlabel.nii``.
-    atlas : Atlas
-        The atlas.
-
-    Returns
-    -------
-    DenseLabels
-        The ROI of each grayordinate, and how many each ROI has.
-
-    Raises
-    ------
-    InputError
-        If the two are not on the same surface or grid, or the labels are not those of the atlas.
-    """
+    """Find the ROI of every grayordinate of a recording."""
     image = open_cifti(atlas_image)
     labels_axis = image.header.get_axis(0)
     if not isinstance(labels_axis, nib.cifti2.LabelAxis) or len(labels_axis) != 1:

@@ -17,15 +17,7 @@ _SCHAEFER: Final = re.compile(
 
 
 class Group(NamedTuple):
-    """A list of names that is used.
-
-    Parameters
-    ----------
-    name : str
-        Which list.
-    match : LabelMatch
-        Where the ROIs of the atlas stand in it.
-    """
+    """A list of names that is used."""
 
     name: str
     match: LabelMatch
@@ -38,25 +30,6 @@ def choose_groups(
 
     The list that holds most of them comes first; others are added where they hold further ROIs
     and none that is there already, as the Tian atlas beside Schaefer's.
-
-    Parameters
-    ----------
-    groups : mapping of str to sequence of str
-        Names by list.
-    atlas : Atlas
-        The atlas.
-    where : str
-        Where the lists come from, for messages.
-
-    Returns
-    -------
-    tuple of Group
-        One at least.
-
-    Raises
-    ------
-    InputError
-        If none holds a ROI of the atlas, or two hold the same ones.
 
     Examples
     --------

@@ -36,35 +36,14 @@ _MOST_FAR: Final = 0.02
 
 
 class LabelGrid(NamedTuple):
-    """An atlas on the grid of a recording.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (x, y, z)
-        Number of the ROI in the atlas, counted from 1, in every voxel; 0 outside.
-    expected : ndarray of float, shape (roi,)
-        Voxels that each ROI has if it is measured completely.
-    """
+    """An atlas on the grid of a recording."""
 
     labels: NDArray[np.int32]
     expected: NDArray[np.float64]
 
 
 def explain_damage(path: Path, error: BaseException) -> str:
-    """Say that an image cannot be read.
-
-    Parameters
-    ----------
-    path : Path
-        The image.
-    error : Exception
-        What reading it raised.
-
-    Returns
-    -------
-    str
-        One paragraph.
-    """
+    """Say that an image cannot be read."""
     return (
         f"{path} cannot be read: {error or type(error).__name__}. It is cut off, or a link to a "
         "file that was not downloaded; copy it again."
@@ -73,16 +52,6 @@ def explain_damage(path: Path, error: BaseException) -> str:
 
 def space_in_name(name: str) -> str:
     """Read the space of an image out of its name.
-
-    Parameters
-    ----------
-    name : str
-        Name of the file.
-
-    Returns
-    -------
-    str
-        Such as "MNI152NLin6Asym"; "" if the name does not say it.
 
     Examples
     --------
@@ -98,23 +67,7 @@ def space_in_name(name: str) -> str:
 
 
 def atlas_space(options: ReaderOptions) -> str:
-    """Return the space that the atlas image is to be used in.
-
-    Parameters
-    ----------
-    options : ReaderOptions
-        The image, and its space if the user said it.
-
-    Returns
-    -------
-    str
-        Such as "MNI152NLin6Asym".
-
-    Raises
-    ------
-    InputError
-        If nothing says it.
-    """
+    """Return the space that the atlas image is to be used in."""
     space = options.atlas_space or space_in_name(_image_of(options).name)
     if not space:
         raise InputError(
@@ -127,20 +80,7 @@ def atlas_space(options: ReaderOptions) -> str:
 
 
 def check_label_image(options: ReaderOptions, atlas: Atlas) -> None:
-    """Check that the labels of the atlas image are the ROIs of the atlas.
-
-    Parameters
-    ----------
-    options : ReaderOptions
-        The image.
-    atlas : Atlas
-        The atlas; its values say which integer stands for which ROI.
-
-    Raises
-    ------
-    InputError
-        If the image cannot be read, lacks ROIs, or has them elsewhere.
-    """
+    """Check that the labels of the atlas image are the ROIs of the atlas."""
     path = _image_of(options)
     if not atlas.values:
         raise InputError(
@@ -265,22 +205,7 @@ def _labels_on_grid(
 
 
 def labels_on_grid(options: ReaderOptions, atlas: Atlas, image: Any) -> LabelGrid:
-    """Bring the ROIs of an atlas to the grid of a recording.
-
-    Parameters
-    ----------
-    options : ReaderOptions
-        The atlas image.
-    atlas : Atlas
-        The atlas.
-    image : nibabel image
-        The recording.
-
-    Returns
-    -------
-    LabelGrid
-        The ROIs on its grid, and how many voxels each should have.
-    """
+    """Bring the ROIs of an atlas to the grid of a recording."""
     affine = np.ascontiguousarray(image.affine, dtype=np.float64).tobytes()
     path = _image_of(options)
     return _labels_on_grid(path, _stamp(path), atlas, tuple(image.shape[:3]), affine)

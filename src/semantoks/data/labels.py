@@ -50,18 +50,7 @@ class _Key(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelMatch:
-    """Where the ROIs of an atlas stand among given names.
-
-    Parameters
-    ----------
-    positions : ndarray of int, shape (roi,)
-        For every ROI of the atlas the position of its name, -1 where there is none.
-    unknown : tuple of str
-        Given names that are no ROI of the atlas.
-    naming : {"exact", "respelled", "17-network", "none"}
-        How the others are written: as in the atlas; with another case, hemisphere or separators;
-        as Schaefer parcels under the names of their 17 networks; "none" if there are no others.
-    """
+    """Where the ROIs of an atlas stand among given names."""
 
     positions: NDArray[np.intp]
     unknown: tuple[str, ...]
@@ -73,18 +62,7 @@ class LabelMatch:
         return int((self.positions >= 0).sum())
 
     def place(self, values: Float[NDArray[np.floating[Any]], "name time"]) -> NDArray[np.float64]:
-        """Put named rows into the order of the atlas.
-
-        Parameters
-        ----------
-        values : ndarray of shape (name, time)
-            A row a given name.
-
-        Returns
-        -------
-        ndarray of float64, shape (roi, time)
-            Rows in the order of the atlas; ROIs without a name are NaN.
-        """
+        """Put named rows into the order of the atlas."""
         placed = np.full((len(self.positions), values.shape[1]), np.nan)
         found = self.positions >= 0
         placed[found] = values[self.positions[found]]
@@ -100,26 +78,6 @@ def match_labels(
     ``7Networks_`` and ``17Networks_`` in front, and how and where the hemisphere is written do not
     matter (``7Networks_LH_Vis_1``, ``lh-vis-1``, ``Vis_1_left``). Schaefer-400 parcels are known
     by the names of their 17 networks as well, and the cerebellum of Buckner by its numbers.
-
-    Parameters
-    ----------
-    given : sequence of str
-        Names, such as the header of a table.
-    atlas : Atlas
-        The atlas.
-    where : str
-        Where the names come from, for messages.
-
-    Returns
-    -------
-    LabelMatch
-        Positions, unknown names, and how the names are written.
-
-    Raises
-    ------
-    InputError
-        If two names mean the same ROI, 7- and 17-network names are mixed, or the names are those
-        of a coarser Schaefer parcellation.
 
     Examples
     --------
@@ -157,24 +115,7 @@ def match_labels(
 
 
 def refuse_unknown(match: LabelMatch, given: Sequence[str], atlas: Atlas, *, where: str) -> None:
-    """Refuse names that are no ROI of the atlas.
-
-    Parameters
-    ----------
-    match : LabelMatch
-        What `match_labels` found.
-    given : sequence of str
-        The names.
-    atlas : Atlas
-        The atlas.
-    where : str
-        Where the names come from, for the message.
-
-    Raises
-    ------
-    InputError
-        If there are any; the nearest label is named.
-    """
+    """Refuse names that are no ROI of the atlas."""
     if match.unknown:
         raise InputError(
             f"{where}: {len(match.unknown)} of {len(given)} columns are no ROI of atlas "
@@ -187,16 +128,6 @@ def refuse_unknown(match: LabelMatch, given: Sequence[str], atlas: Atlas, *, whe
 def tell(names: Sequence[str]) -> str:
     """Return the first few names for a message.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Names.
-
-    Returns
-    -------
-    str
-        Three of them at most, in quotes.
-
     Examples
     --------
     >>> tell(["a", "b", "c", "d"])
@@ -208,12 +139,6 @@ def tell(names: Sequence[str]) -> str:
 @cache
 def seventeen_network_names() -> Mapping[str, str]:
     """Return the Schaefer-400 parcels under the names of their 17 networks.
-
-    Returns
-    -------
-    mapping of str to str
-        7-network label to 17-network label, in the order of the 17-network atlas (source:
-        PennLINC AtlasPack).
 
     Examples
     --------

@@ -19,22 +19,6 @@ _LEAST_SHARE: Final = 0.9
 def labels_of_values(name: str, values: Collection[str], atlas: Atlas) -> Mapping[str, str]:
     """Say which ROIs the values in a volume of labels stand for.
 
-    Parameters
-    ----------
-    name : str
-        Name of the volume. Schaefer's 400 parcels, in the order of 7 or 17 networks, and Tian's
-        subcortex (scale 3) are known by it; other volumes are taken for that of the atlas, if the
-        values are the same.
-    values : collection of str
-        The values that occur; none if they are not known.
-    atlas : Atlas
-        The atlas.
-
-    Returns
-    -------
-    mapping of str to str
-        The label of every value; empty if they are not those of the atlas.
-
     Examples
     --------
     >>> atlas = Atlas.load("schaefer400-tian3")

@@ -20,25 +20,6 @@ def mask_sparse_networks(
 ) -> Preprocessed:
     """Take out of a scan, as a whole, the networks of which too few ROIs carry signal.
 
-    Parameters
-    ----------
-    ready : Preprocessed
-        The scan.
-    atlas : Atlas
-        What its ROIs are.
-    min_network_coverage : float
-        Smallest share of the ROIs of a network that must carry signal. At 0, one ROI is enough.
-
-    Returns
-    -------
-    Preprocessed
-        The scan; all ROIs of such networks are missing, and 0 in the series.
-
-    Raises
-    ------
-    QualityError
-        If no network is left.
-
     Examples
     --------
     >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 4})
@@ -63,21 +44,7 @@ def mask_sparse_networks(
 def write_coverage(
     file: Path, rows: Iterable[Mapping[str, Any]], atlas: Atlas, min_network_coverage: float
 ) -> None:
-    """Write which share of every network carries signal, a line a scan.
-
-    Parameters
-    ----------
-    file : Path
-        CSV file to make: scan, category (why it was refused; empty if it is kept), masked
-        (networks that the model does not see, joined by semicolons), and a column a network with
-        the share of its ROIs that carry signal; empty if the scan could not be read.
-    rows : iterable of mapping
-        The table of quality, a row a scan.
-    atlas : Atlas
-        What the ROIs are.
-    min_network_coverage : float
-        Smallest share of a network that was asked for.
-    """
+    """Write which share of every network carries signal, a line a scan."""
     sizes = dict(zip(atlas.network_names, atlas.network_sizes, strict=True))
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

@@ -28,20 +28,7 @@ _BELOW_CORTEX: Final = ("Subcortical", "Cerebellar")
 
 
 class Evidence(NamedTuple):
-    """How well connectivity fits the places of the ROIs in one order.
-
-    Parameters
-    ----------
-    distance : float
-        Correlation of Fisher z with minus the log of the distance between ROIs.
-    homotopic : float
-        Mean z of partners in the two hemispheres minus that of other pairs across the midline, in
-        standard deviations of z; NaN if the atlas has no partners.
-    network : float
-        Mean z within networks minus between them, in standard deviations; NaN if there is one.
-    score : float
-        Correlation of z with what all three predict together.
-    """
+    """How well connectivity fits the places of the ROIs in one order."""
 
     distance: float
     homotopic: float
@@ -51,17 +38,7 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the ROIs of an atlas are, a value a pair of ROIs (upper triangle).
-
-    Parameters
-    ----------
-    rows, columns : ndarray of int, shape (pair,)
-        The two ROIs of each pair; only ROIs whose coordinates are known.
-    nearness : ndarray of shape (pair,)
-        Minus the log of their distance, in its standard deviations.
-    homotopic, across, same : ndarray of bool, shape (pair,)
-        Whether they are partners, on two sides of the midline, in one network.
-    """
+    """Where the ROIs of an atlas are, a value a pair of ROIs (upper triangle)."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
@@ -72,18 +49,7 @@ class Geometry:
 
     @classmethod
     def of(cls, atlas: Atlas) -> Geometry:
-        """Take the places of the ROIs of an atlas.
-
-        Parameters
-        ----------
-        atlas : Atlas
-            The atlas; at least two of its ROIs have coordinates.
-
-        Returns
-        -------
-        Geometry
-            What there is to know of every pair.
-        """
+        """Take the places of the ROIs of an atlas."""
         known = np.flatnonzero(np.isfinite(atlas.coordinates).all(axis=1))
         places = atlas.coordinates[known]
         upper = np.triu_indices(len(known), 1)
@@ -116,18 +82,7 @@ def _partners(places: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def connectivity(series: Float[NDArray[np.floating[Any]], "roi time"]) -> Float[Matrix, "roi roi"]:
-    """Compute Fisher z between ROIs, trend and global signal taken out.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series in any unit; may be padded with NaN at the end.
-
-    Returns
-    -------
-    ndarray of shape (roi, roi)
-        NaN on the diagonal and for ROIs that carry no signal or have gaps.
-    """
+    """Compute Fisher z between ROIs, trend and global signal taken out."""
     values = cut_nan_tail(series).astype(np.float64)
     with np.errstate(invalid="ignore"):
         bad = find_bad_rois(values)
@@ -147,20 +102,7 @@ def connectivity(series: Float[NDArray[np.floating[Any]], "roi time"]) -> Float[
 
 
 def weigh(z: Float[Matrix, "roi roi"], geometry: Geometry) -> Evidence:
-    """Say how well connectivity fits the places of the ROIs.
-
-    Parameters
-    ----------
-    z : ndarray of shape (roi, roi)
-        Connectivity, in the order that is weighed.
-    geometry : Geometry
-        Where the ROIs are.
-
-    Returns
-    -------
-    Evidence
-        Three contrasts and their joint score; NaN where there are too few pairs.
-    """
+    """Say how well connectivity fits the places of the ROIs."""
     pairs = z[geometry.rows, geometry.columns]
     there = np.isfinite(pairs)
     pairs = pairs[there]
@@ -189,17 +131,6 @@ def _contrast(
 
 def candidate_orders(atlas: Atlas) -> Mapping[str, NDArray[np.intp]]:
     """Return the orders in which files of an atlas come although they should not.
-
-    Parameters
-    ----------
-    atlas : Atlas
-        The atlas.
-
-    Returns
-    -------
-    mapping of str to ndarray of int, shape (roi,)
-        For every order that differs from the atlas', by what it is: the ROI that each row of the
-        file holds.
 
     Examples
     --------

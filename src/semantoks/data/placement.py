@@ -63,24 +63,6 @@ def place_rois(
 def roi_positions(atlas: Atlas, onto: Atlas) -> NDArray[np.intp]:
     """Find the ROIs of an atlas in a larger one by their labels.
 
-    Parameters
-    ----------
-    atlas : Atlas
-        The smaller atlas.
-    onto : Atlas
-        The larger atlas.
-
-    Returns
-    -------
-    ndarray of int, shape (roi of `atlas`,)
-        Where each ROI stands in `onto`.
-
-    Raises
-    ------
-    InputError
-        If `atlas` has a ROI that `onto` lacks, its ROIs lie elsewhere, or, coordinates being
-        unknown, it has a part of a network only.
-
     Examples
     --------
     >>> whole = Atlas.load("schaefer400-tian3-buckner7")

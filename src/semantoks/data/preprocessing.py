@@ -45,20 +45,7 @@ _FLAT_ROUNDING: Final = 4 * float(np.finfo(np.float32).eps)
 
 
 class QualityError(InputError):
-    """A scan's data are not good enough to be used.
-
-    Parameters
-    ----------
-    message : str
-        What is wrong, in one paragraph.
-    category : {"short", "coverage", "nan", "flat"}
-        Which of the checks failed, for counting.
-
-    Attributes
-    ----------
-    category : str
-        Which of the checks failed.
-    """
+    """A scan's data are not good enough to be used."""
 
     def __init__(self, message: str, category: Category) -> None:
         super().__init__(message)
@@ -206,15 +193,7 @@ class Preprocessing:
 
 
 class BadRois(NamedTuple):
-    """ROIs that carry no signal.
-
-    Parameters
-    ----------
-    flat : ndarray of bool, shape (roi,)
-        ROIs that do not change over time.
-    missing : ndarray of bool, shape (roi,)
-        ROIs that are NaN throughout.
-    """
+    """ROIs that carry no signal."""
 
     flat: NDArray[np.bool_]
     missing: NDArray[np.bool_]
@@ -222,17 +201,7 @@ class BadRois(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """A scan that is ready for a store.
-
-    Parameters
-    ----------
-    series : ndarray of float32, shape (roi, time)
-        Z-scored series; ROIs that carry no signal are 0.
-    t_r : float
-        Repetition time of `series` in seconds.
-    flat, missing : ndarray of bool, shape (roi,)
-        ROIs that do not change over time, and ROIs that are not there.
-    """
+    """A scan that is ready for a store."""
 
     series: NDArray[np.float32]
     t_r: float
@@ -258,16 +227,6 @@ class Preprocessed:
 def cut_nan_tail(series: Float[Series, "roi time"]) -> Float[Series, "roi shorter_time"]:
     """Drop the samples at the end at which every ROI is NaN.
 
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series, padded with NaN at the end or not.
-
-    Returns
-    -------
-    ndarray of shape (roi, shorter time)
-        A view of the samples up to the last one that any ROI has.
-
     Examples
     --------
     >>> cut_nan_tail(np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])).shape
@@ -282,16 +241,6 @@ def find_bad_rois(series: Float[Series, "roi time"]) -> BadRois:
 
     A ROI is flat if its standard deviation is within float32 rounding of its values, or less than
     a ten-thousandth of the median deviation of the scan's other ROIs.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series in any unit.
-
-    Returns
-    -------
-    BadRois
-        Two booleans a ROI: flat, missing.
 
     Examples
     --------
@@ -312,16 +261,6 @@ def find_bad_rois(series: Float[Series, "roi time"]) -> BadRois:
 
 def standardize(series: Float[Series, "roi time"]) -> NDArray[np.float64]:
     """Z-score every ROI over the whole scan.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series; ROIs that carry no signal may be flat or NaN.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Mean 0 and standard deviation 1 over time; flat and missing ROIs are 0.
 
     Examples
     --------

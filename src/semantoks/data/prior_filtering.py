@@ -13,17 +13,7 @@ from semantoks.data.reader_options import ReaderOptions
 
 @dataclass(frozen=True)
 class PriorFilter:
-    """A filter that series went through before they came here.
-
-    Parameters
-    ----------
-    said : str
-        Who filtered what, and how that is known, such as "XCP-D band-passed these series".
-    band : tuple of (float or None, float or None)
-        Edges in Hz, None for a side that was left open.
-    certain : bool
-        Whether the files say it. Otherwise it is what the producer does if nothing is changed.
-    """
+    """A filter that series went through before they came here."""
 
     said: str
     band: tuple[float | None, float | None]
@@ -32,18 +22,6 @@ class PriorFilter:
 
 def tell_filter(prior: PriorFilter, options: ReaderOptions) -> tuple[str, ...]:
     """Say that series were filtered before, unless the user has said so.
-
-    Parameters
-    ----------
-    prior : PriorFilter
-        The filter.
-    options : ReaderOptions
-        Their band, and who applies it.
-
-    Returns
-    -------
-    tuple of str
-        A paragraph, or nothing.
 
     Examples
     --------

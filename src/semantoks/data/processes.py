@@ -43,13 +43,6 @@ class Processes(Generic[Job, Result]):
 
     Since a process has one job at a time, it is known which one was at work when it ended. That job
     is done again when all others rest; if it ends its process again, it is given up.
-
-    Parameters
-    ----------
-    function : callable
-        What is called on every job.
-    n_workers : int
-        Number of processes; they are started when there is work for them.
     """
 
     def __init__(self, function: Callable[[Job], Result], n_workers: int) -> None:
@@ -78,26 +71,12 @@ class Processes(Generic[Job, Result]):
             worker.end()
 
     def submit(self, number: int, job: Job) -> None:
-        """Take a job.
-
-        Parameters
-        ----------
-        number : int
-            What the job is called when it is done.
-        job : object
-            What is given to the function.
-        """
+        """Take a job."""
         self._waiting.append(_Task(number, cloudpickle.dumps(job)))
         self._hand_out()
 
     def collect(self) -> list[tuple[int, Result | Lost | Failed]]:
-        """Wait until something is done.
-
-        Returns
-        -------
-        list of (int, result)
-            At least one job that is done, by its number.
-        """
+        """Wait until something is done."""
         done: list[tuple[int, Result | Lost | Failed]] = []
         while not done:
             self._hand_out()
@@ -211,20 +190,7 @@ def _answer(function: bytes, job: bytes) -> bytes:
 
 
 def call_packed(function: bytes, job: bytes) -> Any:
-    """Call a function on a job, both packed by cloudpickle.
-
-    Parameters
-    ----------
-    function : bytes
-        The function; unpacked once a process.
-    job : bytes
-        What it is called on.
-
-    Returns
-    -------
-    object
-        What it returns.
-    """
+    """Call a function on a job, both packed by cloudpickle."""
     return _unpack(function)(pickle.loads(job))
 
 

@@ -28,44 +28,7 @@ _NAN: Final = float("nan")
 
 @dataclass(frozen=True)
 class ScanQuality:
-    """What can be said of one scan before anybody looks at it.
-
-    Parameters
-    ----------
-    n_volumes : int
-        Volumes in the file, without padding.
-    t_r : float
-        Repetition time in s as recorded, NaN if unknown.
-    seconds : float
-        Length of the scan in s.
-    n_samples : int
-        Samples in the store; 0 if the scan was refused.
-    n_flat, n_missing : int
-        ROIs without variance, and ROIs that the file does not have.
-    coverage : float
-        Share of ROIs that carry signal; NaN if the scan could not be read.
-    bad_networks : str
-        JSON object of the networks with flat or missing ROIs, and how many; "{}" if none has.
-    tsnr : float
-        Median over ROIs of mean over standard deviation in time; NaN for series that were centred.
-    deviation : float
-        Median over ROIs of the standard deviation in time, in the file's unit.
-    in_band : float
-        Share of the (detrended) variance between 0.01 and 0.1 Hz, median over ROIs.
-    spikes : float
-        Share of volumes at which the whole brain jumps (DVARS over its median by five robust
-        deviations).
-    largest_step : float
-        Largest DVARS over the median DVARS.
-    global_share : float
-        Share of variance that the mean of all standardized series has: 1/ROIs for independent
-        ones, 1 for identical ones. Taken from the preprocessed series.
-    distance_correlation : float
-        Correlation of connectivity with the logarithm of the distance of ROIs; negative in real
-        brains in the right order. NaN without coordinates.
-    network_contrast : float
-        Mean Fisher z within networks minus between them; positive in the right order.
-    """
+    """What can be said of one scan before anybody looks at it."""
 
     n_volumes: int = 0
     t_r: float = _NAN
@@ -85,13 +48,7 @@ class ScanQuality:
     network_contrast: float = _NAN
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers by name.
-
-        Returns
-        -------
-        dict
-            Plain values.
-        """
+        """Return the numbers by name."""
         return dataclasses.asdict(self)
 
 
@@ -103,23 +60,6 @@ def measure(
     atlas: Atlas,
 ) -> ScanQuality:
     """Measure the quality of one scan.
-
-    Parameters
-    ----------
-    raw : ndarray of shape (roi, time) or None
-        Series as the file holds them; None if it cannot be read.
-    ready : Preprocessed or None
-        The same after preprocessing; None if the scan was refused.
-    t_r : float or None
-        Repetition time of `raw` in seconds.
-    atlas : Atlas
-        What the rows are.
-
-    Returns
-    -------
-    ScanQuality
-        Numbers; NaN where they cannot be had. Nothing is raised for bad data: that they are bad is
-        what this is to say.
 
     Examples
     --------
@@ -170,18 +110,7 @@ def _measure(
 
 
 def read_bad_networks(text: str) -> Mapping[str, int]:
-    """Read the column bad_networks of a quality table.
-
-    Parameters
-    ----------
-    text : str
-        A cell of it.
-
-    Returns
-    -------
-    mapping of str to int
-        Network -> number of flat or missing ROIs.
-    """
+    """Read the column bad_networks of a quality table."""
     return {str(name): int(count) for name, count in json.loads(text or "{}").items()}
 
 

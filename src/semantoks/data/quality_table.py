@@ -14,20 +14,7 @@ Worse = Literal["high", "low", "both"]
 
 
 class Measure(NamedTuple):
-    """A column of the quality table that scans are compared by.
-
-    Parameters
-    ----------
-    column : str
-        Its name.
-    title : str
-        What it is, with its unit.
-    worse : {"high", "low", "both"}
-        Which values are suspicious.
-    least : float
-        Smallest spread that is believed, in the column's unit: where nearly all scans have the
-        same value, the smallest difference would be infinitely far away.
-    """
+    """A column of the quality table that scans are compared by."""
 
     column: str
     title: str
@@ -62,25 +49,6 @@ def outliers(table: pd.DataFrame, *, threshold: float = THRESHOLD) -> pd.DataFra
 
     The distance is from the median, in robust standard deviations (1.4826 times the median
     absolute deviation), because a mean would be drawn to what it is to find.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row a scan with the column scan, columns of `MEASURES` as far as they are known, and
-        site where scans are compared within sites of at least ten scans.
-    threshold : float
-        Distance from which on a scan stands out.
-
-    Returns
-    -------
-    DataFrame
-        Columns scan, measure, value, median and distance (in robust standard deviations, positive
-        is suspicious), the farthest first.
-
-    Raises
-    ------
-    InputError
-        If there is no column scan.
 
     Examples
     --------

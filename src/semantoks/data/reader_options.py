@@ -20,45 +20,6 @@ Filtered = Literal["here", "before"]
 class ReaderOptions:
     """What readers of images have to be told; readers of extracted series need none of it.
 
-    Parameters
-    ----------
-    atlas_image : Path or None
-        Where the ROIs are: a volume of labels (.nii, .nii.gz) or, for dense CIFTI series, a
-        .dlabel.nii.
-    atlas_space : str or None
-        Space that the atlas image is to be used in, such as "MNI152NLin6Asym". Only needed where
-        its file name does not say it, or to accept that the two are a few mm apart.
-    denoise : {"auto", "none", "motion", "simple", "scrubbing", "compcor"}
-        Confounds of fMRIPrep that are regressed out. The last three are the strategies of
-        nilearn's ``load_confounds_strategy`` without its cosines, since the band-pass follows;
-        "motion" is their 24 motion parameters alone. "auto" is "simple" for files of fMRIPrep,
-        which denoises nothing, and "none" for those that are clean already.
-    global_signal : {"kept", "removed"}
-        Whether the global signal is regressed out with the other confounds.
-    n_compcor : int
-        Components of "compcor".
-    fd_threshold : float
-        Volumes with a larger framewise displacement, in mm, are scrubbed by "scrubbing".
-    std_dvars_threshold : float
-        The same for standardised DVARS.
-    max_scrubbed : float
-        Largest share of volumes that may be scrubbed; scans above it are refused.
-    non_steady : {"dropped", "kept"}
-        What becomes of the volumes before the steady state.
-    min_roi_coverage : float
-        A ROI of which a smaller share was measured is missing.
-    band : tuple of (float or None, float or None)
-        Edges in Hz of the band-pass that follows; confounds are regressed out within it.
-    filtered : {"here", "before"}
-        Who applies that band-pass: "before" is who made the series (``--filtered-before``).
-    task, run, space, res : str or None
-        Only files with this entity in their names, with or without ``task-`` in front.
-
-    Raises
-    ------
-    ConfigurationError
-        If a value is impossible.
-
     Examples
     --------
     >>> ReaderOptions(task="task-rest").task
@@ -110,11 +71,6 @@ class ReaderOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was changed from the defaults, as plain values for JSON.
-
-        Returns
-        -------
-        dict
-            Values by name; empty if nothing was.
 
         Examples
         --------

@@ -19,34 +19,7 @@ from semantoks.errors import InputError
 
 @dataclass(frozen=True)
 class ScanFile:
-    """A scan that a reader has found but not read yet.
-
-    Parameters
-    ----------
-    scan : str
-        Identity of the scan, unique in its cohort.
-    load : callable
-        Reads the series, shape (roi, time), in the order of the atlas.
-    source : str
-        File (and place in it) that the series comes from, for messages.
-    subject, session, site : str
-        Who and where; an empty string where the source does not say.
-    t_r : float or None
-        Repetition time in seconds, None where the source does not say.
-    motion : float
-        Mean framewise displacement in mm, NaN where the source does not say.
-    phenotypes : mapping
-        Everything else that is known of the scan, by name.
-    notices : tuple of str
-        What the user should know of how it is read, a paragraph each, in words that are the same
-        for all scans that it is true of.
-    beside : tuple of Path
-        Other files that `load` reads, such as confounds, masks and sidecars: if one of them is
-        changed, so is the scan.
-    load_takes_t_r : bool
-        Whether `load` has to be told the repetition time (``t_r``), because it filters and its
-        files do not say it; it is told as soon as the time is known.
-    """
+    """A scan that a reader has found but not read yet."""
 
     scan: str
     load: Callable[..., NDArray[np.floating[Any]]]
@@ -65,16 +38,6 @@ class ScanFile:
 def collect_notices(scans: Sequence[ScanFile]) -> tuple[str, ...]:
     """Return what there is to say of scans, everything once.
 
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        Scans that a reader found.
-
-    Returns
-    -------
-    tuple of str
-        Their notices, and of how many scans each is true where it is not of all.
-
     Examples
     --------
     >>> scans = [ScanFile(name, list, name, notices=("Short.",)) for name in "ab"]
@@ -89,15 +52,7 @@ def collect_notices(scans: Sequence[ScanFile]) -> tuple[str, ...]:
 
 
 class Entities(NamedTuple):
-    """Who was measured when, as a name says it.
-
-    Parameters
-    ----------
-    subject : str
-        Such as "sub-01"; an empty string if the name does not say it.
-    session : str
-        Such as "ses-1"; an empty string if the name does not say it.
-    """
+    """Who was measured when, as a name says it."""
 
     subject: str
     session: str
@@ -105,16 +60,6 @@ class Entities(NamedTuple):
 
 def parse_entities(name: str) -> Entities:
     """Read subject and session out of a name that is written as in BIDS.
-
-    Parameters
-    ----------
-    name : str
-        Name of a file without its suffix, or of a scan.
-
-    Returns
-    -------
-    Entities
-        Subject and session.
 
     Examples
     --------

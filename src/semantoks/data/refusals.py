@@ -22,21 +22,7 @@ TOLD: Final = 10
 
 @dataclass(frozen=True)
 class Refusal:
-    """A scan that was left out.
-
-    Parameters
-    ----------
-    scan : str
-        Identity of the scan.
-    source : str
-        File that it comes from.
-    reason : str
-        What is wrong, in a sentence.
-    category : str
-        "short", "coverage", "nan", "flat" or "identical" for the data; "unreadable",
-        "no table row", "no t_r" or "preprocessing" for what only the policy "keep-going" leaves
-        out.
-    """
+    """A scan that was left out."""
 
     scan: str
     source: str
@@ -45,43 +31,14 @@ class Refusal:
 
 
 def stops(refusal: Refusal, policy: Policy) -> bool:
-    """Say whether a refusal stops the preparation although other scans may be good.
-
-    Parameters
-    ----------
-    refusal : Refusal
-        A scan that cannot be used.
-    policy : {"default", "strict", "keep-going"}
-        The policy.
-
-    Returns
-    -------
-    bool
-        Whether it is for other reasons than the quality of the data, and such scans may not be
-        left out.
-    """
+    """Say whether a refusal stops the preparation although other scans may be good."""
     return policy != "keep-going" and refusal.category not in QUALITY
 
 
 def check_refused(
     refused: Sequence[Refusal], policy: Policy, *, n_found: int, n_written: int
 ) -> None:
-    """Stop if nothing is left, or if anything was refused that may not be left out.
-
-    Parameters
-    ----------
-    refused : sequence of Refusal
-        The scans that cannot be used.
-    policy : {"default", "strict", "keep-going"}
-        The policy.
-    n_found, n_written : int
-        Number of scans that were there, and that are good.
-
-    Raises
-    ------
-    InputError
-        If so; up to ten scans are named with their reasons.
-    """
+    """Stop if nothing is left, or if anything was refused that may not be left out."""
     stopping = [refusal for refusal in refused if stops(refusal, policy)]
     if len(stopping) == 1:
         (refusal,) = stopping
@@ -118,16 +75,5 @@ def _list(refused: Sequence[Refusal], most: int) -> str:
 
 
 def name_scans(scans: Sequence[ScanFile]) -> str:
-    """Return the first few scans for a message.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        Scans.
-
-    Returns
-    -------
-    str
-        Up to five identities.
-    """
+    """Return the first few scans for a message."""
     return ", ".join(repr(scan.scan) for scan in scans[:5]) + (", ..." if len(scans) > 5 else "")

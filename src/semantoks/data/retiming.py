@@ -20,18 +20,6 @@ def fill_censored(
     does not overshoot in long gaps as cubic splines do. Volumes before the first and after the
     last that was kept are not made up.
 
-    Parameters
-    ----------
-    series : ndarray of shape (roi, kept volume)
-        Series of the volumes that were kept; missing ROIs are NaN throughout.
-    kept : ndarray of bool, shape (volume,)
-        For every volume that was measured, whether it was kept.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        All volumes from the first to the last that was kept.
-
     Examples
     --------
     >>> kept = np.array([False, True, True, False, True])

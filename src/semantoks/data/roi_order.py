@@ -48,22 +48,7 @@ to be explained; brains had .38 at least, noise 0."""
 
 @dataclass(frozen=True)
 class OrderCheck:
-    """What was found out about the order of the ROIs.
-
-    Parameters
-    ----------
-    status : {"right", "weak", "not checked"}
-        Whether connectivity fits the atlas, fits it poorly but no other order better, or nothing
-        can be said.
-    notice : str
-        A paragraph for the user; empty if the order is right.
-    scans : tuple of str
-        The scans that were looked at.
-    evidence : Evidence or None
-        How well their mean connectivity fits the atlas.
-    orders : mapping of str to Evidence
-        How well it fits if the files come in one of these orders.
-    """
+    """What was found out about the order of the ROIs."""
 
     status: OrderStatus
     notice: str = ""
@@ -83,27 +68,6 @@ class _Sample(NamedTuple):
 
 def check_order(scans: Sequence[ScanFile], atlas: Atlas, *, trust: bool = False) -> OrderCheck:
     """Check by connectivity that the ROIs of a few scans come in the order of the atlas.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        The scans; a few, evenly spread, are read.
-    atlas : Atlas
-        What their rows should be.
-    trust : bool
-        Whether to look at nothing and believe that the order is right.
-
-    Returns
-    -------
-    OrderCheck
-        What was found. The status is "not checked" if the atlas has no coordinates, no scan can
-        be read, or the series have no structure.
-
-    Raises
-    ------
-    InputError
-        If the connectivity of the scans, or of one of them, fits another order clearly better, or
-        does not fit the atlas at all although there is structure in it.
 
     Examples
     --------

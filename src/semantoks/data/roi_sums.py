@@ -16,20 +16,6 @@ def sum_rois(
 ) -> NDArray[np.float64]:
     """Sum the series of the elements of every ROI.
 
-    Parameters
-    ----------
-    values : ndarray of shape (element, time)
-        Series of voxels or vertices.
-    members : ndarray of int, shape (element,)
-        Position of the ROI of each element.
-    n_rois : int
-        Number of ROIs.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Sums; zero for ROIs without elements.
-
     Examples
     --------
     >>> sum_rois(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 1, 2]), 3)

@@ -22,15 +22,7 @@ from semantoks.errors import InputError
 
 
 class Match(NamedTuple):
-    """Scans after a join.
-
-    Parameters
-    ----------
-    joined : list of ScanFile
-        Scans that have a row, completed by it.
-    unmatched : list of ScanFile
-        Scans that have none.
-    """
+    """Scans after a join."""
 
     joined: list[ScanFile]
     unmatched: list[ScanFile]
@@ -44,25 +36,7 @@ class _Key(NamedTuple):
 
 
 def join(scans: Sequence[ScanFile], table: ScanTable) -> list[ScanFile]:
-    """Complete every scan by its row of a table.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        What a reader found.
-    table : ScanTable
-        The table; see `match` for how rows are found.
-
-    Returns
-    -------
-    list of ScanFile
-        The same scans in the same order, completed.
-
-    Raises
-    ------
-    InputError
-        If a scan has no row, identities repeat, or a value cannot be used.
-    """
+    """Complete every scan by its row of a table."""
     match = match_rows(scans, table)
     if match.unmatched:
         raise InputError(explain_unmatched(match.unmatched, table))
@@ -77,24 +51,6 @@ def match_rows(scans: Sequence[ScanFile], table: ScanTable) -> Match:
     front and leading zeros may differ where that leaves one candidate. What a recording says of
     itself stays, except in columns that the user named; subject and repetition time must not
     contradict each other. Columns without a role become phenotypes.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        What a reader found.
-    table : ScanTable
-        The table.
-
-    Returns
-    -------
-    Match
-        The scans that have a row, completed, and those that have none.
-
-    Raises
-    ------
-    InputError
-        If identities repeat in the table, a repetition time or motion cannot be used, or the table
-        contradicts the recordings.
     """
     key = _choose_key(scans, table)
     if key is None:
@@ -125,20 +81,7 @@ def match_rows(scans: Sequence[ScanFile], table: ScanTable) -> Match:
 
 
 def explain_unmatched(scans: Sequence[ScanFile], table: ScanTable) -> str:
-    """Say which scans have no row, with the nearest identity of the table for each.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        Scans without a row; at least one.
-    table : ScanTable
-        The table that they were looked up in.
-
-    Returns
-    -------
-    str
-        One paragraph.
-    """
+    """Say which scans have no row, with the nearest identity of the table for each."""
     columns = [table.id_column, table.columns.get("scan"), table.columns.get("subject")]
     present = [name for name in columns if name is not None]
     known = sorted({str(x) for name in present for x in table.rows[name].dropna()})

@@ -32,21 +32,7 @@ LONGEST_T_R: Final = 20.0
 
 @dataclass(frozen=True, eq=False)
 class ScanTable:
-    """A row a scan or a subject.
-
-    Parameters
-    ----------
-    path : Path
-        Where the table comes from, for messages.
-    rows : DataFrame
-        The content; columns that have a role are text. See `read_cells` for what is missing.
-    columns : mapping of role to str
-        The column of each role that the table has: scan, subject, session, t_r, site, motion.
-    named : frozenset of role
-        Roles whose column the user named: their values win over those of the recordings.
-    id_column : str or None
-        A column of identities that the user named, of scans or of subjects.
-    """
+    """A row a scan or a subject."""
 
     path: Path
     rows: pd.DataFrame
@@ -127,23 +113,6 @@ def read_scan_table(
 def check_t_r(value: object, where: str) -> float:
     """Check a repetition time.
 
-    Parameters
-    ----------
-    value : object
-        Number or text, in seconds.
-    where : str
-        Where it comes from, for the message.
-
-    Returns
-    -------
-    float
-        The repetition time in seconds.
-
-    Raises
-    ------
-    InputError
-        If it is no number, not positive, or surely in milliseconds.
-
     Examples
     --------
     >>> check_t_r("0.735", "the table")
@@ -166,18 +135,7 @@ def check_t_r(value: object, where: str) -> float:
 
 
 def same_t_r(first: float, second: float) -> bool:
-    """Say whether two repetition times are the same but for rounding.
-
-    Parameters
-    ----------
-    first, second : float
-        In seconds.
-
-    Returns
-    -------
-    bool
-        Whether they differ by less than a thousandth.
-    """
+    """Say whether two repetition times are the same but for rounding."""
     return math.isclose(first, second, rel_tol=1e-3)
 
 
@@ -193,27 +151,6 @@ def read_cells(
     An empty cell and ``n/a``, as BIDS writes it, are missing in every column. Words such as NA,
     NaN or null are missing in columns in which everything else is a number, or true or false; in
     a column of text they are words as any other: a group or a site may be called NA.
-
-    Parameters
-    ----------
-    path : Path
-        A .csv or .tsv file with a header.
-    text : collection of str
-        Columns that stay text whatever they hold, as identities do.
-    numbers : collection of str
-        Columns that hold numbers, left as text so that they can be checked.
-    missing : sequence of str
-        What else stands for a missing value.
-
-    Returns
-    -------
-    DataFrame
-        A row a line.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
     """
     import pandas as pd
 
@@ -287,16 +224,6 @@ def _assign(
 def clean_id(value: object) -> str:
     """Return an identity as text.
 
-    Parameters
-    ----------
-    value : object
-        What a cell of a table holds.
-
-    Returns
-    -------
-    str
-        Without blanks around it, whole numbers without a decimal point, "" if it is missing.
-
     Examples
     --------
     >>> clean_id(" 50003.0")
@@ -311,18 +238,6 @@ def clean_id(value: object) -> str:
 def loose_id(name: str, prefix: str) -> str:
     """Return an identity without its prefix and leading zeros.
 
-    Parameters
-    ----------
-    name : str
-        The identity.
-    prefix : str
-        What may stand in front of it.
-
-    Returns
-    -------
-    str
-        What two ways of writing the same identity have in common.
-
     Examples
     --------
     >>> loose_id("sub-0050003", "sub-")
@@ -333,16 +248,5 @@ def loose_id(name: str, prefix: str) -> str:
 
 
 def is_missing(value: object) -> bool:
-    """Say whether a cell of a table is empty.
-
-    Parameters
-    ----------
-    value : object
-        What the cell holds.
-
-    Returns
-    -------
-    bool
-        Whether it is None or NaN.
-    """
+    """Say whether a cell of a table is empty."""
     return value is None or (isinstance(value, float) and math.isnan(value))

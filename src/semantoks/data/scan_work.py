@@ -20,17 +20,7 @@ from semantoks.errors import InputError
 
 
 class ScanJob(NamedTuple):
-    """A scan that is to be read, without what other processes need not know of it.
-
-    Parameters
-    ----------
-    scan, source : str
-        Its identity, and the file that it comes from.
-    load : callable
-        Reads the series, shape (roi, time).
-    t_r : float
-        Repetition time in seconds.
-    """
+    """A scan that is to be read, without what other processes need not know of it."""
 
     scan: str
     source: str
@@ -39,40 +29,14 @@ class ScanJob(NamedTuple):
 
     @classmethod
     def of(cls, scan: ScanFile) -> ScanJob:
-        """Take what is needed of a scan.
-
-        Parameters
-        ----------
-        scan : ScanFile
-            A scan of which all is known.
-
-        Returns
-        -------
-        ScanJob
-            The job.
-
-        Raises
-        ------
-        InputError
-            If it has no repetition time.
-        """
+        """Take what is needed of a scan."""
         if scan.t_r is None:
             raise InputError(f"scan {scan.scan!r} has no repetition time.")
         return cls(scan.scan, scan.source, scan.load, scan.t_r)
 
 
 class Good(NamedTuple):
-    """A scan that is ready for a store.
-
-    Parameters
-    ----------
-    samples : ndarray of float16, shape (time, roi)
-        Z-scored series as a store keeps them.
-    valid : ndarray of bool, shape (roi,)
-        ROIs that carry signal.
-    raw_digest : str
-        Condensed series as they were read, by which copies are found.
-    """
+    """A scan that is ready for a store."""
 
     samples: NDArray[np.float16]
     valid: NDArray[np.bool_]
@@ -81,37 +45,14 @@ class Good(NamedTuple):
 
 @dataclass(frozen=True)
 class ScanOutcome:
-    """What became of a scan.
-
-    Parameters
-    ----------
-    result : Good or Refusal
-        The scan, or why it cannot be used.
-    quality : ScanQuality
-        How good it is.
-    """
+    """What became of a scan."""
 
     result: Good | Refusal
     quality: ScanQuality
 
 
 def work_on(job: ScanJob, *, atlas: Atlas, preprocessing: Preprocessing) -> ScanOutcome:
-    """Read, preprocess and measure a scan.
-
-    Parameters
-    ----------
-    job : ScanJob
-        The scan.
-    atlas : Atlas
-        Atlas that its series were extracted with.
-    preprocessing : Preprocessing
-        What is done to it.
-
-    Returns
-    -------
-    ScanOutcome
-        The scan or a refusal, and its quality.
-    """
+    """Read, preprocess and measure a scan."""
     try:
         series, ready = None, None
         result: Good | Refusal

@@ -29,26 +29,6 @@ def write_scans(
     What stops the preparation is collected first, so that all such scans can be named at once.
     Scans that an interrupted run has written or left out are not read again, except those that
     could not be read: a disk may have been away.
-
-    Parameters
-    ----------
-    scans : sequence of ScanFile
-        Scans of which all is known.
-    writer : StoreWriter
-        Where they go.
-    policy : {"default", "strict", "keep-going"}
-        What stops the preparation.
-    workers : int or None
-        Number of processes, None for one a core.
-    scheduler : str or None
-        Address of a cluster that does the work instead.
-    progress : callable or None
-        Called with the number of scans that are done and that there are.
-
-    Returns
-    -------
-    list of Refusal
-        Scans that cannot be used.
     """
     known = writer.done.union(refusal.scan for refusal in writer.refused)
     waiting = [scan for scan in scans if scan.scan not in known]
@@ -133,22 +113,7 @@ def _share_scrubbed(scan: ScanFile) -> float:
 def unmeasured(
     refused: Iterable[Refusal], found: Iterable[ScanFile], measured: Iterable[Refusal]
 ) -> Iterator[dict[str, Any]]:
-    """Make rows of the table of quality for scans that were never read.
-
-    Parameters
-    ----------
-    refused : iterable of Refusal
-        All scans that were left out.
-    found : iterable of ScanFile
-        All scans.
-    measured : iterable of Refusal
-        Those that have a row already.
-
-    Yields
-    ------
-    dict
-        A row a scan.
-    """
+    """Make rows of the table of quality for scans that were never read."""
     missing = {refusal.scan: refusal for refusal in refused}
     for refusal in measured:
         missing.pop(refusal.scan, None)

@@ -25,13 +25,7 @@ _TOLD = 5
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Selection(Store):
-    """Some scans of a store, read from its files; use `select_scans` or `select_subjects`.
-
-    Parameters
-    ----------
-    rows : ndarray of int, shape (scan,)
-        Positions of the scans in the whole store, rising.
-    """
+    """Some scans of a store, read from its files; use `select_scans` or `select_subjects`."""
 
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
@@ -46,25 +40,7 @@ class Selection(Store):
 
 
 def select_scans(store: Store, rows: NDArray[np.int64]) -> Selection:
-    """Take some scans of a store, without copying them.
-
-    Parameters
-    ----------
-    store : Store
-        The whole cohort.
-    rows : ndarray of int, shape (scan,)
-        Positions of the scans; each once. They keep the order of the store.
-
-    Returns
-    -------
-    Selection
-        A store of these scans, with a fingerprint of its own.
-
-    Raises
-    ------
-    InputError
-        If there are none, one is asked for twice, or does not exist.
-    """
+    """Take some scans of a store, without copying them."""
     asked = np.asarray(rows, dtype=np.int64)
     rows = np.unique(asked)
     if not len(rows):
@@ -127,24 +103,7 @@ def select_subjects(store: Store, subjects: Sequence[str]) -> Selection:
 
 
 def read_subjects(path: str | Path) -> list[str]:
-    """Read a list of subjects: a text file with one a line, or a table with a column subject.
-
-    Parameters
-    ----------
-    path : str or path
-        The list; .csv and .tsv are tables if their first line names a column subject or
-        participant_id.
-
-    Returns
-    -------
-    list of str
-        Subjects.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, is no text, is empty, or names somebody twice.
-    """
+    """Read a list of subjects: a text file with one a line, or a table with a column subject."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -170,20 +129,7 @@ def read_subjects(path: str | Path) -> list[str]:
 
 
 def selection_fingerprint(whole: str, rows: Int[NDArray[np.int64], "scan"]) -> str:
-    """Return a fingerprint that changes with the whole store and with what was chosen of it.
-
-    Parameters
-    ----------
-    whole : str
-        Fingerprint of the whole store.
-    rows : ndarray of shape (scan,)
-        Positions of the scans in it, rising.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
-    """
+    """Return a fingerprint that changes with the whole store and with what was chosen of it."""
     chosen = np.asarray(rows, dtype=np.int64).tobytes()
     return hashlib.sha256(whole.encode() + chosen).hexdigest()[:16]
 

@@ -27,15 +27,7 @@ _TAIL: Final = 16.0
 
 @dataclass(frozen=True)
 class TaskCohort:
-    """Scans and what was shown in them.
-
-    Parameters
-    ----------
-    recordings : tuple of Recording
-        The scans, one a person.
-    events : mapping of str to DataFrame
-        By scan, the blocks: onset (s), duration (s) and trial_type.
-    """
+    """Scans and what was shown in them."""
 
     recordings: tuple[Recording, ...]
     events: Mapping[str, pd.DataFrame]
@@ -60,36 +52,6 @@ def simulate_task_cohort(
     (nilearn), in the networks of its condition. Condition k of n has the networks k, k + n,
     k + 2 n, ... of the atlas; they respond about equally strongly, so that neither the mean of all
     ROIs nor the time tells conditions apart.
-
-    Parameters
-    ----------
-    n_subjects : int
-        Number of people.
-    conditions : sequence of str
-        Names of the conditions, at least two and at most as many as networks.
-    blocks : int
-        Blocks of every condition a scan.
-    block, rest : float
-        Duration of a block and of the pause after it, in seconds.
-    strength : float
-        Height of the response of a long block, in deviations of the resting activity; it varies
-        between people and networks. At 0 nothing can be decoded.
-    atlas : Atlas, optional
-        ROIs and networks; 5 networks of 8 ROIs by default.
-    t_r : float
-        Repetition time in seconds.
-    seed : int
-        Same number, same cohort.
-
-    Returns
-    -------
-    TaskCohort
-        Scans called ``sub-001_task-blocks``, ... and their blocks.
-
-    Raises
-    ------
-    InputError
-        If a number is too small, or there are too few or too many conditions.
 
     Examples
     --------
@@ -136,15 +98,7 @@ def simulate_task_cohort(
 
 
 def write_events(cohort: TaskCohort, folder: str | Path) -> None:
-    """Write the blocks as BIDS has them: ``<scan>_events.tsv``.
-
-    Parameters
-    ----------
-    cohort : TaskCohort
-        The cohort.
-    folder : str or path
-        Folder for the files; made if need be.
-    """
+    """Write the blocks as BIDS has them: ``<scan>_events.tsv``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for scan, table in cohort.events.items():
@@ -156,20 +110,7 @@ def haemodynamic_course(
     durations: Float[NDArray[np.floating[Any]], "block"],
     times: Float[NDArray[np.floating[Any]], "time"],
 ) -> Float[NDArray[np.float64], "time"]:
-    """Compute the response to blocks, by the canonical haemodynamic response of Glover.
-
-    Parameters
-    ----------
-    onsets, durations : ndarray of shape (block,)
-        When blocks begin and how long they last, in seconds.
-    times : ndarray of shape (time,)
-        When samples are taken, in seconds, evenly spaced.
-
-    Returns
-    -------
-    ndarray of shape (time,)
-        The response; about 1 at the end of a long block.
-    """
+    """Compute the response to blocks, by the canonical haemodynamic response of Glover."""
     # Takes seconds, which those who only read a store need not wait.
     from nilearn.glm.first_level import compute_regressor
 

@@ -149,11 +149,6 @@ def simulate_cohort(
 def simulated_atlas() -> Atlas:
     """Return the default atlas of a simulated cohort.
 
-    Returns
-    -------
-    Atlas
-        5 networks of 8 ROIs, without coordinates.
-
     Examples
     --------
     >>> simulated_atlas().network_names

@@ -25,26 +25,7 @@ def line_of_scan(
     raw_digest: str,
     quality: Mapping[str, Any] | None,
 ) -> bytes:
-    """Say of a scan that it is written.
-
-    Parameters
-    ----------
-    row : mapping
-        What the table of scans says of it.
-    valid : ndarray of bool, shape (roi,)
-        ROIs that carry signal.
-    content : bytes
-        Its samples.
-    raw_digest : str
-        Condensed series as they were read; may be empty.
-    quality : mapping or None
-        What the table of quality says of it.
-
-    Returns
-    -------
-    bytes
-        A line.
-    """
+    """Say of a scan that it is written."""
     entry = {
         "row": row,
         "valid": np.packbits(valid).tobytes().hex(),
@@ -56,96 +37,34 @@ def line_of_scan(
 
 
 def line_of_refusal(refusal: Refusal, quality: Mapping[str, Any] | None) -> bytes:
-    """Say of a scan that it is left out.
-
-    Parameters
-    ----------
-    refusal : Refusal
-        The scan, and why.
-    quality : mapping or None
-        What the table of quality says of it.
-
-    Returns
-    -------
-    bytes
-        A line.
-    """
+    """Say of a scan that it is left out."""
     return line_of({"refused": vars(refusal), "quality": _plain_row(quality)})
 
 
 def line_of(entry: Mapping[str, Any]) -> bytes:
-    """Write an entry as a line.
-
-    Parameters
-    ----------
-    entry : mapping
-        Plain values.
-
-    Returns
-    -------
-    bytes
-        JSON and a line break.
-    """
+    """Write an entry as a line."""
     return json.dumps(entry).encode() + b"\n"
 
 
 def valid_of(entry: Mapping[str, Any], n_rois: int) -> NDArray[np.bool_]:
-    """Read which ROIs of a scan carry signal.
-
-    Parameters
-    ----------
-    entry : mapping
-        Entry of a scan that is written.
-    n_rois : int
-        Number of ROIs.
-
-    Returns
-    -------
-    ndarray of bool, shape (roi,)
-        Whether each carries signal.
-    """
+    """Read which ROIs of a scan carry signal."""
     packed = np.frombuffer(bytes.fromhex(entry["valid"]), dtype=np.uint8)
     return np.unpackbits(packed, count=n_rois).astype(np.bool_)
 
 
 def digest_of(samples: bytes, valid: NDArray[np.bool_]) -> str:
-    """Condense the values of a scan.
-
-    Parameters
-    ----------
-    samples : bytes
-        Its samples as the store has them.
-    valid : ndarray of bool, shape (roi,)
-        ROIs that carry signal.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Condense the values of a scan."""
     return hashlib.sha256(samples + np.packbits(valid).tobytes()).hexdigest()
 
 
 class Journal:
-    """The lines of a store that is being written; they are read anew each time, and not kept.
-
-    Parameters
-    ----------
-    file : Path
-        Where they are, after a line that says what was asked for.
-    """
+    """The lines of a store that is being written; they are read anew each time, and not kept."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def lines(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Read all lines up to where the journal was cut short.
-
-        Yields
-        ------
-        (dict, int)
-            An entry, the first of which is the request, and the length of its line in bytes.
-        """
+        """Read all lines up to where the journal was cut short."""
         with self.file.open("rb") as stream:
             for line in stream:
                 entry = _parse(line)
@@ -154,64 +73,29 @@ class Journal:
                 yield entry, len(line)
 
     def written(self) -> Iterator[dict[str, Any]]:
-        """Read what is said of the scans that are written.
-
-        Yields
-        ------
-        dict
-            An entry of `line_of_scan`.
-        """
+        """Read what is said of the scans that are written."""
         return (entry for entry, _ in self.lines() if "row" in entry)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Read the rows of the table of scans.
-
-        Yields
-        ------
-        dict
-            Plain values by column.
-        """
+        """Read the rows of the table of scans."""
         return (entry["row"] for entry in self.written())
 
     def valid(self, n_scans: int, n_rois: int) -> NDArray[np.bool_]:
-        """Read which ROIs carry signal.
-
-        Parameters
-        ----------
-        n_scans, n_rois : int
-            Number of scans that are written, and of ROIs.
-
-        Returns
-        -------
-        ndarray of bool, shape (scan, roi)
-            Whether each carries signal.
-        """
+        """Read which ROIs carry signal."""
         valid = np.empty((n_scans, n_rois), dtype=np.bool_)
         for scan, entry in zip(valid, self.written(), strict=True):
             scan[:] = valid_of(entry, n_rois)
         return valid
 
     def identities(self) -> list[tuple[str, str, str]]:
-        """Read what makes a store this one: scan, subject and digest of every scan.
-
-        Returns
-        -------
-        list of (str, str, str)
-            In the order in which they are written.
-        """
+        """Read what makes a store this one: scan, subject and digest of every scan."""
         return [
             (entry["row"]["scan"], entry["row"]["subject"], entry["digest"])
             for entry in self.written()
         ]
 
     def quality(self) -> Iterator[dict[str, Any]]:
-        """Read the rows of the table of quality.
-
-        Yields
-        ------
-        dict
-            Scan, source, category and reason (empty if the scan is written), and what was measured.
-        """
+        """Read the rows of the table of quality."""
         for entry, _ in self.lines():
             if entry.get("quality") is not None:
                 about = entry.get("refused") or entry["row"] | {"category": "", "reason": ""}

@@ -23,23 +23,7 @@ FORMAT_VERSION: Final = 1
 
 
 class Files(NamedTuple):
-    """Where the parts of a store lie.
-
-    Parameters
-    ----------
-    description : Path
-        Format, atlas, preprocessing, fingerprint and counts (JSON).
-    series : Path
-        All scans after one another, (sum of samples, roi), float16.
-    positions : Path
-        Offset, length and subject code of every scan, (scan, 3), int64.
-    valid : Path
-        ROIs that carry signal, (scan, roi), bool.
-    scans : Path
-        One row a scan: who, where, how, and what else is known (Parquet).
-    refused : Path
-        Scans that were left out, and why (CSV).
-    """
+    """Where the parts of a store lie."""
 
     description: Path
     series: Path
@@ -50,18 +34,7 @@ class Files(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> Files:
-        """Name the parts of the store in a folder.
-
-        Parameters
-        ----------
-        folder : Path
-            Folder of the store.
-
-        Returns
-        -------
-        Files
-            Paths, which need not exist.
-        """
+        """Name the parts of the store in a folder."""
         return cls(
             description=folder / "store.json",
             series=folder / "series.npy",
@@ -73,39 +46,12 @@ class Files(NamedTuple):
 
 
 def is_store(folder: Path) -> bool:
-    """Say whether a folder is a store, or was one.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder; it need not exist.
-
-    Returns
-    -------
-    bool
-        Whether a store describes itself there.
-    """
+    """Say whether a folder is a store, or was one."""
     return Files.of(folder).description.is_file()
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read what a store says of itself.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the store.
-
-    Returns
-    -------
-    dict
-        Content of store.json.
-
-    Raises
-    ------
-    InputError
-        If there is no store, or it is of a version that is not understood.
-    """
+    """Read what a store says of itself."""
     files = Files.of(folder)
     if not files.description.is_file():
         partial = partial_folder(folder)
@@ -136,27 +82,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def map_array(file: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Map an array from the disk.
-
-    Parameters
-    ----------
-    file : Path
-        A .npy file.
-    shape : tuple of int
-        Shape that it must have.
-    dtype : type
-        Type that it must have.
-
-    Returns
-    -------
-    ndarray
-        The array, read from the disk where it is used.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, holds something else, or is not as long as it should be.
-    """
+    """Map an array from the disk."""
     try:
         with file.open("rb") as stream:
             npy.read_magic(stream)
@@ -184,50 +110,17 @@ def map_array(file: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> ND
 
 
 def partial_folder(path: Path) -> Path:
-    """Name the folder in which a store is written before it is finished.
-
-    Parameters
-    ----------
-    path : Path
-        Where the store will be.
-
-    Returns
-    -------
-    Path
-        A hidden folder beside it.
-    """
+    """Name the folder in which a store is written before it is finished."""
     return path.with_name(f".{path.name}.partial")
 
 
 def lock_file(path: Path) -> Path:
-    """Name the file that is locked while a store is written.
-
-    Parameters
-    ----------
-    path : Path
-        Where the store will be.
-
-    Returns
-    -------
-    Path
-        A hidden file beside it.
-    """
+    """Name the file that is locked while a store is written."""
     return path.with_name(f".{path.name}.lock")
 
 
 def series_header(n_samples: int, n_rois: int) -> bytes:
-    """Make the header of series.npy; numpy leaves room in it for any number of samples.
-
-    Parameters
-    ----------
-    n_samples, n_rois : int
-        Shape of the array that follows.
-
-    Returns
-    -------
-    bytes
-        The header, equally long for every number of samples.
-    """
+    """Make the header of series.npy; numpy leaves room in it for any number of samples."""
     stream = io.BytesIO()
     description = {"descr": "<f2", "fortran_order": False, "shape": (n_samples, n_rois)}
     npy.write_array_header_1_0(stream, description)

@@ -28,21 +28,6 @@ _UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVA
 def hold(file: Path) -> Iterator[None]:
     """Hold a lock while the block runs.
 
-    Parameters
-    ----------
-    file : Path
-        The file to lock; it is made, and removed in the end. Its folder must exist.
-
-    Yields
-    ------
-    None
-        Nothing; the lock is held.
-
-    Raises
-    ------
-    InputError
-        If another process holds it.
-
     Examples
     --------
     >>> import tempfile

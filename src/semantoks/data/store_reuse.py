@@ -22,29 +22,7 @@ class OtherStoreError(InputError):
 def find_equal_store(
     path: Path, atlas: Atlas, preprocessing: Preprocessing, request: Mapping[str, Any]
 ) -> Store | None:
-    """Open the store at a place if it is what is asked for.
-
-    Parameters
-    ----------
-    path : Path
-        Where it would be.
-    atlas : Atlas
-        What its ROIs should be.
-    preprocessing : Preprocessing
-        What should have been done to every scan.
-    request : mapping
-        Everything else that its content depends on.
-
-    Returns
-    -------
-    Store or None
-        The store, None if nothing is there.
-
-    Raises
-    ------
-    OtherStoreError
-        If another store is there, or something else.
-    """
+    """Open the store at a place if it is what is asked for."""
     if not path.exists():
         return None
     try:
@@ -61,17 +39,6 @@ def find_equal_store(
 
 
 def read_refusals(store: Store) -> tuple[Refusal, ...]:
-    """Return the scans that were left out of a store.
-
-    Parameters
-    ----------
-    store : Store
-        The store.
-
-    Returns
-    -------
-    tuple of Refusal
-        By name.
-    """
+    """Return the scans that were left out of a store."""
     table = store.refused[["scan", "source", "reason", "category"]]
     return tuple(Refusal(*map(str, row)) for row in table.itertuples(index=False))

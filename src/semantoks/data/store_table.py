@@ -48,25 +48,7 @@ class Refused(Protocol):
 def check_fits(
     recording: Recording, valid: NDArray[np.bool_], atlas: Atlas, done: Collection[str]
 ) -> None:
-    """Refuse a scan that does not fit a store.
-
-    Parameters
-    ----------
-    recording : Recording
-        The scan.
-    valid : ndarray of bool, shape (roi,)
-        ROIs that carry signal.
-    atlas : Atlas
-        What the ROIs of the store are.
-    done : collection of str
-        Scans that are in the store.
-
-    Raises
-    ------
-    InputError
-        If its identity is taken, it has no subject, another atlas, or phenotypes that are named
-        like columns, or `valid` is not a boolean a ROI.
-    """
+    """Refuse a scan that does not fit a store."""
     scan = recording.scan
     if scan in done:
         raise InputError(f"scan {scan!r} is in the store already; identities must be unique.")
@@ -93,22 +75,7 @@ def check_fits(
 
 
 def row_of(recording: Recording, offset: int, coverage: float) -> dict[str, Any]:
-    """Say of a scan what the table keeps.
-
-    Parameters
-    ----------
-    recording : Recording
-        The scan.
-    offset : int
-        Its first sample in the series of the store.
-    coverage : float
-        Share of its ROIs that carry signal.
-
-    Returns
-    -------
-    dict
-        Plain values by column, missing ones None.
-    """
+    """Say of a scan what the table keeps."""
     row: dict[str, Any] = {
         "scan": recording.scan,
         "subject": recording.subject,
@@ -126,16 +93,6 @@ def row_of(recording: Recording, offset: int, coverage: float) -> dict[str, Any]
 
 def plain(value: Any) -> str | int | float | bool | None:
     """Turn a value into one that JSON can hold.
-
-    Parameters
-    ----------
-    value : object
-        What a table or a measurement holds.
-
-    Returns
-    -------
-    str, int, float, bool or None
-        The value, as text if it is none of these; missing and infinite ones are None.
 
     Examples
     --------
@@ -155,18 +112,7 @@ def plain(value: Any) -> str | int | float | bool | None:
 
 
 def index_of(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.int64]:
-    """Collect where scans lie in the series, and whose they are.
-
-    Parameters
-    ----------
-    rows : iterable of mapping
-        What `row_of` returned, a scan each.
-
-    Returns
-    -------
-    ndarray of int64, shape (scan, 3)
-        Offset, length, and a number for the subject in order of appearance.
-    """
+    """Collect where scans lie in the series, and whose they are."""
     codes: dict[str, int] = {}
     places = [
         (row["offset"], row["length"], codes.setdefault(row["subject"], len(codes))) for row in rows
@@ -175,20 +121,7 @@ def index_of(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.int64]:
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], first: Iterable[str] = COLUMNS) -> pd.DataFrame:
-    """Make a table, of which no more than the cells is ever in memory.
-
-    Parameters
-    ----------
-    rows : iterable of mapping
-        Plain values by column, such as `row_of` returned, a scan each.
-    first : iterable of str
-        Columns that the table begins with; others follow as they come.
-
-    Returns
-    -------
-    DataFrame
-        One row a scan; a column that mixes text and numbers is text.
-    """
+    """Make a table, of which no more than the cells is ever in memory."""
     import pandas as pd
 
     cells: dict[str, list[Any]] = {name: [] for name in first}
@@ -214,15 +147,7 @@ def table_of(rows: Iterable[Mapping[str, Any]], first: Iterable[str] = COLUMNS) 
 
 
 def write_refused(file: Path, refused: Iterable[Refused]) -> None:
-    """Write which scans were left out, and why.
-
-    Parameters
-    ----------
-    file : Path
-        CSV file to make.
-    refused : iterable of refusals
-        One a scan.
-    """
+    """Write which scans were left out, and why."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["scan", "source", "category", "reason"])

@@ -35,31 +35,7 @@ def write_tables(
     refused: Iterable[Refused],
     quality: Iterable[Mapping[str, Any]],
 ) -> list[Path]:
-    """Write everything beside the series and the description.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the store.
-    journal : Journal
-        What is said of its scans.
-    atlas : Atlas
-        What the ROIs are.
-    preprocessing : Preprocessing
-        What was done to every scan.
-    n_scans : int
-        Number of scans that are written.
-    refused : iterable of refusals
-        Scans that were left out.
-    quality : iterable of mapping
-        Rows of the table of quality beside those of the journal.
-
-    Returns
-    -------
-    list of Path
-        Files that not every store has: the tables of quality and coverage, if anything was
-        measured.
-    """
+    """Write everything beside the series and the description."""
     files = Files.of(folder)
     np.save(files.valid, journal.valid(n_scans, len(atlas)))
     np.save(files.positions, index_of(journal.rows()))
@@ -83,28 +59,7 @@ def describe_store(
     n_samples: int,
     n_unnamed_subjects: int,
 ) -> dict[str, Any]:
-    """Say what a store is.
-
-    Parameters
-    ----------
-    journal : Journal
-        What is said of its scans.
-    atlas : Atlas
-        What the ROIs are.
-    preprocessing : Preprocessing
-        What was done to every scan.
-    request : mapping
-        What else was asked for.
-    n_samples : int
-        Number of samples of all scans.
-    n_unnamed_subjects : int
-        Number of scans whose subject is not known.
-
-    Returns
-    -------
-    dict
-        Content of store.json.
-    """
+    """Say what a store is."""
     content = journal.identities()
     identity = [atlas.fingerprint, preprocessing.to_dict(), content]
     return {

@@ -18,25 +18,7 @@ _VOXELS_AT_ONCE: Final = 10_000_000
 
 
 def mask_on_grid(path: Path, image: Any) -> NDArray[np.bool_]:
-    """Read a brain mask on the grid of a recording.
-
-    Parameters
-    ----------
-    path : Path
-        The mask.
-    image : nibabel image
-        The recording.
-
-    Returns
-    -------
-    ndarray of bool, shape (x, y, z)
-        Voxels in the brain.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
+    """Read a brain mask on the grid of a recording."""
     from nilearn.image import resample_img
 
     try:
@@ -65,22 +47,6 @@ def average_rois(
     The means are those of nilearn's NiftiLabelsMasker, which takes three times as long and the
     memory of the whole recording several times. Voxels that are zero or NaN in all volumes lie
     outside of what was measured, whatever the mask says.
-
-    Parameters
-    ----------
-    image : nibabel image
-        The recording, shape (x, y, z, time).
-    grid : LabelGrid
-        The ROIs on its grid.
-    mask : ndarray of bool, shape (x, y, z)
-        The brain.
-    min_coverage : float
-        A ROI of which a smaller share was measured is NaN throughout.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Means over the voxels that were measured.
     """
     n_rois = len(grid.expected)
     inside = mask & (grid.labels > 0)

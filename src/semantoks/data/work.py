@@ -24,25 +24,13 @@ PATIENCE: Final = 1.0
 
 
 class Lost(NamedTuple):
-    """A job that has ended the process that worked on it, twice.
-
-    Parameters
-    ----------
-    reason : str
-        How the process ended, in a sentence.
-    """
+    """A job that has ended the process that worked on it, twice."""
 
     reason: str
 
 
 class Failed(NamedTuple):
-    """A job that the function has raised an error for.
-
-    Parameters
-    ----------
-    error : Exception
-        The error; raised when the job's turn comes.
-    """
+    """A job that the function has raised an error for."""
 
     error: Exception
 
@@ -59,24 +47,10 @@ class Crew(Protocol[JobIn, Result]):
         """How many jobs may be under way or wait for their turn."""
 
     def submit(self, number: int, job: JobIn) -> None:
-        """Take a job.
-
-        Parameters
-        ----------
-        number : int
-            What the job is called when it is done.
-        job : object
-            What is given to the function.
-        """
+        """Take a job."""
 
     def collect(self) -> list[tuple[int, Result | Lost | Failed]]:
-        """Wait until something is done.
-
-        Returns
-        -------
-        list of (int, result)
-            At least one job that is done, by its number.
-        """
+        """Wait until something is done."""
 
 
 def work(
@@ -92,33 +66,6 @@ def work(
     A process that is killed is replaced, and its job is done again when no other is under way, so
     that neither memory nor another job can be the cause. If that ends the process, too, the job is
     given up.
-
-    Parameters
-    ----------
-    function : callable
-        Takes a job, returns a result; has no effects. Jobs, results and the function travel
-        between processes; lambdas and functions of a script or notebook may.
-    jobs : iterable
-        What the function is called on; taken as they are needed.
-    workers : int or None
-        Number of processes. 1 is this one. None is one a core that this process may use.
-    scheduler : str, optional
-        Address of the scheduler of a Dask cluster, or its scheduler file (.json), that does the
-        work instead.
-    patience : float
-        Where `workers` is None, seconds that this process works alone before it starts others.
-
-    Yields
-    ------
-    Result or Lost
-        What the function returned, or why a job was given up.
-
-    Raises
-    ------
-    ConfigurationError
-        If both are given, or the number of processes is none.
-    InputError
-        If there is no such cluster, or Dask is not installed.
 
     Examples
     --------
@@ -143,20 +90,7 @@ def work(
 
 
 def check_workers(workers: object, scheduler: str | None) -> None:
-    """Refuse what does not say who does the work.
-
-    Parameters
-    ----------
-    workers : int or None
-        Number of processes, None for all cores.
-    scheduler : str or None
-        Address of a cluster.
-
-    Raises
-    ------
-    ConfigurationError
-        If both are given, or the number is none.
-    """
+    """Refuse what does not say who does the work."""
     if workers is None:
         return
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
@@ -172,13 +106,7 @@ def check_workers(workers: object, scheduler: str | None) -> None:
 
 
 def available_cores() -> int:
-    """Count the cores that this process may use.
-
-    Returns
-    -------
-    int
-        At least 1; limits of containers and batch systems are kept.
-    """
+    """Count the cores that this process may use."""
     import joblib
 
     return int(joblib.cpu_count())

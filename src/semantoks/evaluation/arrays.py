@@ -25,19 +25,7 @@ _ADVICE: Final = {
 
 
 class ArrayScan(NamedTuple):
-    """An array that was looked at, with what is known of it.
-
-    Parameters
-    ----------
-    name : str
-        Which it is, for messages.
-    series : ndarray of shape (roi, time)
-        Its values.
-    t_r : float
-        Repetition time in s.
-    atlas : Atlas
-        What its ROIs are.
-    """
+    """An array that was looked at, with what is known of it."""
 
     name: str
     series: Float[NDArray[np.floating[Any]], "roi time"]
@@ -47,19 +35,7 @@ class ArrayScan(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayRules:
-    """What arrays must be, and what is done to them.
-
-    Parameters
-    ----------
-    onto : Atlas
-        Atlas of the model.
-    atlas : Atlas or None
-        Atlas of the arrays if it is only a part of the model's.
-    t_r : float or None
-        Repetition time in s of arrays that do not bring their own.
-    preprocessing : Preprocessing
-        What is done to them.
-    """
+    """What arrays must be, and what is done to them."""
 
     onto: Atlas
     atlas: Atlas | None
@@ -67,23 +43,7 @@ class ArrayRules:
     preprocessing: Preprocessing
 
     def check(self, scans: Any) -> list[ArrayScan]:
-        """Refuse what is not a list of series of the right atlas.
-
-        Parameters
-        ----------
-        scans : object
-            What was given.
-
-        Returns
-        -------
-        list of ArrayScan
-            The arrays, not copied if they hold floats.
-
-        Raises
-        ------
-        InputError
-            If a scan does not fit; it is named by its position.
-        """
+        """Refuse what is not a list of series of the right atlas."""
         if isinstance(scans, np.ndarray) and scans.dtype != object and scans.ndim != 3:
             raise InputError(
                 "expected a list of arrays (roi, time) or one array (scan, roi, time), but got an "
@@ -100,25 +60,7 @@ class ArrayRules:
         return [self._check_one(f"array {i} of {len(scans)}", x) for i, x in enumerate(scans)]
 
     def prepare(self, scans: Sequence[ArrayScan]) -> Scans:
-        """Preprocess arrays and place them into the model's atlas.
-
-        Parameters
-        ----------
-        scans : sequence of ArrayScan
-            What `check` returned, or a part of it.
-
-        Returns
-        -------
-        Scans
-            The scans, in memory.
-
-        Raises
-        ------
-        QualityError
-            If a scan is too short or broken; it is named by its position.
-        InputError
-            If its repetition time cannot hold the band that is to pass.
-        """
+        """Preprocess arrays and place them into the model's atlas."""
         valid = np.zeros((len(scans), len(self.onto)), dtype=bool)
         placed = list[NDArray[np.float32]]()
         for i, scan in enumerate(scans):

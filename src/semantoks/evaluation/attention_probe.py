@@ -58,39 +58,6 @@ def attention_probe_predictions(
     All rates of a split are trained at once. Rate and epoch are those that are best on the
     validation part (balanced accuracy, then cross-entropy; or mean absolute error), the first of
     equally good ones. Logits are averaged over the windows of a scan.
-
-    Parameters
-    ----------
-    tokens : WindowTokens
-        Tokens of the windows of all scans, from `window_tokens`, `take`-n if need be.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
-    splits : sequence of Split
-        Splits with a validation part.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    queries : int
-        Number of learned queries; the linear layer reads what all of them have found.
-    settings : ProbeSettings
-        Rates, epochs, weights of the classes and seed.
-    patience : int
-        Epochs without a better one at any rate after which training ends.
-    progress : callable, optional
-        Called with the number of splits that are done and the number of all.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order; `chosen` holds the learning rate and the epoch, from 1.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or has no validation part, or tokens or targets are not finite.
-    ConfigurationError
-        If a setting is impossible.
     """
     _check_options(settings, queries, patience)
     truth = np.asarray(truth)

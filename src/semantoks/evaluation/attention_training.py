@@ -27,17 +27,7 @@ _WINDOWS_AT_ONCE: Final = 256
 
 
 class LabelledTokens(NamedTuple):
-    """Scans with what is to be predicted of them.
-
-    Parameters
-    ----------
-    tokens : WindowTokens
-        Tokens of the windows of these scans, and maybe of others.
-    scans : ndarray of int, shape (labelled,)
-        Which scans are meant.
-    truth : ndarray of shape (labelled,)
-        Codes of the classes, or values, of these.
-    """
+    """Scans with what is to be predicted of them."""
 
     tokens: WindowTokens
     scans: NDArray[np.intp]
@@ -49,23 +39,7 @@ _Place = tuple[Tensor, Tensor]
 
 
 class TrainedAttention(NamedTuple):
-    """The probe that was best on validation.
-
-    Parameters
-    ----------
-    key : (float, float)
-        Its losses on the validation part.
-    rate : float
-        Its learning rate.
-    epoch : int
-        After how many epochs, from 1.
-    query : Tensor of shape (query, dim)
-        What it looks for.
-    slopes, constant : Tensor of shape (query * dim, output) and (output,)
-        The affine function of what is found.
-    place : (Tensor, Tensor)
-        Mean and deviation of every number of a token.
-    """
+    """The probe that was best on validation."""
 
     key: tuple[float, float]
     rate: float
@@ -76,18 +50,7 @@ class TrainedAttention(NamedTuple):
     place: _Place
 
     def read(self, tokens: Float[Tensor, "window token dim"]) -> Float[Tensor, "1 window output"]:
-        """Read windows.
-
-        Parameters
-        ----------
-        tokens : Tensor of shape (window, token, dim)
-            Tokens of the windows.
-
-        Returns
-        -------
-        Tensor of shape (1, window, output)
-            Logits, or standardised values.
-        """
+        """Read windows."""
         mean, deviation = self.place
         pooled = _attend((tokens - mean) / deviation, self.query)
         return (pooled.flatten(1) @ self.slopes + self.constant)[None]
@@ -169,35 +132,7 @@ def train_attention(
     patience: int = 10,
     where: str = "fit",
 ) -> TrainedAttention:
-    """Train at all rates and return the best rate and epoch on validation.
-
-    Parameters
-    ----------
-    train : LabelledTokens
-        What is learned from.
-    validation : LabelledTokens
-        What rate and epoch are chosen on.
-    coding : TargetCoding
-        What was learned of the target in the training part.
-    settings : ProbeSettings
-        Rates, epochs, weights of the classes and seed.
-    queries : int
-        Number of learned queries.
-    patience : int
-        Epochs without a better one at any rate after which training ends.
-    where : str
-        What is trained, for messages.
-
-    Returns
-    -------
-    TrainedAttention
-        The best probe.
-
-    Raises
-    ------
-    InputError
-        If training diverged at every rate.
-    """
+    """Train at all rates and return the best rate and epoch on validation."""
     cpu = torch.device("cpu")
     with seeded(settings.seed, cpu), kept_memory(cpu):
         best = _train(train, validation, coding, settings, queries, patience)
@@ -274,22 +209,7 @@ def _better(
 def scan_outputs(
     read: Callable[[Tensor], Tensor], tokens: WindowTokens, scans: NDArray[np.intp]
 ) -> Float[NDArray[np.float64], "rate scan output"]:
-    """Average outputs over the windows of scans.
-
-    Parameters
-    ----------
-    read : callable
-        Takes windows (window, token, dim), returns outputs (rate, window, output).
-    tokens : WindowTokens
-        Tokens of the windows.
-    scans : ndarray of int, shape (scan,)
-        Which scans.
-
-    Returns
-    -------
-    ndarray of shape (rate, scan, output)
-        Means over windows.
-    """
+    """Average outputs over the windows of scans."""
     rows, of = windows_of_scans(tokens.scan, scans)
     with torch.inference_mode():
         outputs = np.concatenate(
@@ -327,20 +247,7 @@ def _read(tokens: WindowTokens, rows: NDArray[np.intp]) -> Tensor:
 
 
 def check_tokens(tokens: WindowTokens, n_scans: int) -> None:
-    """Refuse tokens of other scans, or that are not finite.
-
-    Parameters
-    ----------
-    tokens : WindowTokens
-        Tokens of the windows.
-    n_scans : int
-        How many scans there should be.
-
-    Raises
-    ------
-    InputError
-        If it is another number, or a token is not finite.
-    """
+    """Refuse tokens of other scans, or that are not finite."""
     if tokens.n_scans != n_scans:
         raise InputError(
             f"the tokens are of {tokens.n_scans} scans, but {n_scans} scans have a target; take() "

@@ -29,19 +29,7 @@ seen may have another identifier. Or it says nothing."""
 
 
 class Association(NamedTuple):
-    """How much the site tells of the target.
-
-    Parameters
-    ----------
-    measure : str
-        "Cramér's V", or "η²": the share of the variance of a number that lies between sites.
-    effect : float
-        Its value, from 0 to 1.
-    p : float
-        Of the chi-square test, or of the analysis of variance.
-    n_subjects : int
-        People that were counted, each once.
-    """
+    """How much the site tells of the target."""
 
     measure: str
     effect: float
@@ -50,16 +38,7 @@ class Association(NamedTuple):
 
 
 class Contamination(NamedTuple):
-    """Which scans are of people that a model was trained on.
-
-    Parameters
-    ----------
-    seen : ndarray of bool, shape (scan,)
-        Whether the subject of each scan, or one of the same identifier, was in the training cohort;
-        all False if unknown.
-    knowledge : {"all scans", "part of the store", "by identifier", "unknown"}
-        How this is known.
-    """
+    """Which scans are of people that a model was trained on."""
 
     seen: NDArray[np.bool_]
     knowledge: Knowledge
@@ -67,16 +46,6 @@ class Contamination(NamedTuple):
 
 def auditable(scans: pd.DataFrame) -> tuple[str, ...]:
     """Name the quantities that differ between the scans.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of scans.
-
-    Returns
-    -------
-    tuple of str
-        Those of `QUANTITIES` that have at least two values.
 
     Examples
     --------
@@ -98,27 +67,6 @@ def site_association(
     kind: Kind,
 ) -> Association:
     """Measure how much the site tells of the target.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    sites : ndarray of shape (scan,)
-        Site of each scan.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of; the first scan of each counts.
-    kind : {"classification", "regression"}
-        What the target is.
-
-    Returns
-    -------
-    Association
-        Effect and p.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two sites.
 
     Examples
     --------
@@ -154,20 +102,6 @@ def contamination(
     training cohort is not found, and a person of another cohort who has the same identifier
     (sub-001, say) is taken for one who was seen. Identifiers that name their cohort avoid both.
 
-    Parameters
-    ----------
-    provenance : mapping
-        Of a model, as `load_model` returns it.
-    scans : DataFrame
-        The table of scans, with the column subject.
-    fingerprint : str
-        Fingerprint of the store of these scans.
-
-    Returns
-    -------
-    Contamination
-        Which scans, and how this is known.
-
     Examples
     --------
     >>> from semantoks.model.provenance import hash_subjects
@@ -193,27 +127,6 @@ def unseen(
 
     Where only identifiers can be compared, people of the same identifiers count as seen; see
     `contamination`.
-
-    Parameters
-    ----------
-    provenance : mapping
-        Of a model, as `load_model` returns it.
-    scans : DataFrame
-        The table of scans, with the column subject.
-    fingerprint : str
-        Fingerprint of the store of these scans.
-    model : str
-        What the model is called, for messages.
-
-    Returns
-    -------
-    ndarray of bool, shape (scan,)
-        True for scans that may be tested.
-
-    Raises
-    ------
-    InputError
-        If it is not known whom the model was trained on, or nobody is left.
     """
     found = contamination(provenance, scans, fingerprint)
     if found.knowledge == "unknown":

@@ -38,30 +38,6 @@ def write_bids_derivatives(
 ) -> Path:
     """Write embeddings as a BIDS derivative dataset.
 
-    Parameters
-    ----------
-    embeddings : Embeddings
-        What `embed` returned.
-    folder : Path
-        The dataset; must not exist.
-    sources : mapping of str to str, optional
-        Scan -> file that it was read from, for the sidecars.
-    files : iterable of Path
-        Files that are copied to the top of the dataset, such as the table of quality.
-
-    Returns
-    -------
-    Path
-        The dataset: dataset_description.json, README, participants.tsv, features.parquet (all
-        scans), scans.tsv (which file is of which scan), and for every scan
-        ``sub-X/[ses-Y/]func/..._desc-semantoks_features.tsv`` with a ``.json`` beside it.
-
-    Raises
-    ------
-    InputError
-        If the folder exists, cannot be written, or two people would get the same BIDS label;
-        nothing half-written stays behind.
-
     Examples
     --------
     >>> import tempfile
@@ -95,21 +71,6 @@ def bids_stems(frame: pd.DataFrame) -> list[str]:
 
     Names of scans that are BIDS names already keep the entities that tell recordings apart; others
     are named after subject and session, and numbered as runs where there are several.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        One row a scan: scan, and subject and session where they are known.
-
-    Returns
-    -------
-    list of str
-        Such as "sub-01_ses-1_task-rest_run-2".
-
-    Raises
-    ------
-    InputError
-        If two subjects or sessions have labels that differ only in characters that BIDS forbids.
 
     Examples
     --------

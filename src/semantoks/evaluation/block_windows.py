@@ -32,25 +32,7 @@ HAEMODYNAMIC_DELAY: Final = 5.0
 
 @dataclass(frozen=True)
 class BlockWindows:
-    """Windows of the series that belong to blocks.
-
-    Parameters
-    ----------
-    scan : ndarray of int, shape (window,)
-        Row of the scan in the store.
-    start : ndarray of int, shape (window,)
-        First sample of the window, counted from the beginning of the scan.
-    label : ndarray of str, shape (window,)
-        What was shown: trial_type.
-    onset : ndarray of float, shape (window,)
-        When the block began, in seconds, without the delay.
-    length : int
-        Samples in a window.
-    delay : float
-        Seconds by which windows follow their blocks.
-    left_out : mapping of str to int
-        How many events were left out, by reason.
-    """
+    """Windows of the series that belong to blocks."""
 
     scan: NDArray[np.int64]
     start: NDArray[np.int64]
@@ -88,37 +70,6 @@ def block_windows(
     A block that is longer than a window gives as many windows as fit, one after the other, with
     what is left over at both ends. Events whose trial_type or duration is n/a are left out, and so
     are those of other conditions; `left_out` counts them.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    events : mapping of int to DataFrame
-        What `read_events` returned, by the row of the scan in the store.
-    length : int
-        Samples in a window; whole patches of the model that is to read them.
-    conditions : sequence of str, optional
-        Which values of trial_type; all if not given.
-    delay : float
-        Seconds by which windows follow their blocks.
-    short : {"refuse", "centre", "drop"}
-        Whether blocks that are shorter than a window are refused, get a window that is centred on
-        the block (and holds something of what is before and after it), or are left out.
-    outside : {"refuse", "drop"}
-        Whether windows that do not lie within their scan are refused or left out.
-
-    Returns
-    -------
-    BlockWindows
-        The windows, by scan and start.
-
-    Raises
-    ------
-    InputError
-        If a block is too short or lies outside and this was not allowed, a condition does not
-        occur, or nothing is left.
-    ConfigurationError
-        If an option is unknown.
     """
     if short not in get_args(Short) or outside not in get_args(Outside):
         raise ConfigurationError(

@@ -23,28 +23,6 @@ def bootstrap_weights(
     subjects as it has. All scans of a fold were predicted by one model; drawing folds tells how
     much a score depends on that, which drawing subjects alone does not.
 
-    Parameters
-    ----------
-    subjects : array_like of shape (scan,)
-        Who each scan is of, or, where relatives are alike, of which family: drawing twins one by
-        one makes intervals too short.
-    n : int
-        Number of draws.
-    seed : int
-        Seed of the draws.
-    folds : array_like of shape (scan,), optional
-        The fold (or the site) in which each scan is tested.
-
-    Returns
-    -------
-    ndarray of shape (n, scan)
-        How often each scan was drawn; all scans of a subject (in a fold) equally often.
-
-    Raises
-    ------
-    InputError
-        If there are no draws or no scans.
-
     Examples
     --------
     >>> weights = bootstrap_weights(["a", "a", "b"], n=4, seed=0)
@@ -70,18 +48,6 @@ def bootstrap_weights(
 
 def interval(draws: Shaped[ArrayLike, "draw"], confidence: float = 0.95) -> tuple[float, float]:
     """Compute the percentile interval of what a bootstrap returned.
-
-    Parameters
-    ----------
-    draws : array_like of shape (draw,)
-        A metric (or a difference of two) in every draw; NaN where it was not defined.
-    confidence : float
-        Share of the draws inside.
-
-    Returns
-    -------
-    tuple of float
-        Low and high end; NaN if the metric was defined in no draw.
 
     Examples
     --------

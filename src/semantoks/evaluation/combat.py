@@ -21,15 +21,7 @@ _LISTED = 5
 
 
 class SiteEffect(NamedTuple):
-    """What a site does to standardised features.
-
-    Parameters
-    ----------
-    shift : ndarray of shape (feature,)
-        Posterior mean γ* of the site.
-    scale : ndarray of shape (feature,)
-        Posterior standard deviation δ* of the site.
-    """
+    """What a site does to standardised features."""
 
     shift: Float[Matrix, "feature"]
     scale: Float[Matrix, "feature"]

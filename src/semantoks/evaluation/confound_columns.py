@@ -25,15 +25,7 @@ RECOGNISED_CONFOUNDS: Final[Mapping[ConfoundRole, tuple[str, ...]]] = {
 
 
 class ConfoundColumns(NamedTuple):
-    """Confounds that a target may be predicted from, and those that it may not.
-
-    Parameters
-    ----------
-    used : tuple of str
-        Columns.
-    left_out : mapping of str to str
-        Columns that are not used, with the reason.
-    """
+    """Confounds that a target may be predicted from, and those that it may not."""
 
     used: tuple[str, ...]
     left_out: Mapping[str, str]
@@ -46,28 +38,6 @@ def confound_columns(
     columns: Sequence[str] | None = None,
 ) -> ConfoundColumns:
     """Choose the confounds that a target may be predicted from.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of the scans of which the target is known.
-    target : str
-        Column of the target.
-    truth : array_like of shape (scan,)
-        Codes of the classes, or values.
-    columns : sequence of str, optional
-        Confounds; by default age, sex, site and motion, as far as columns of their names are there.
-
-    Returns
-    -------
-    ConfoundColumns
-        Columns to use; the target, also under another name, and columns without two different
-        values are left out.
-
-    Raises
-    ------
-    InputError
-        If a column that was named is absent, or none is left.
 
     Examples
     --------
@@ -98,16 +68,6 @@ def confound_columns(
 
 def find_confounds(scans: pd.DataFrame) -> dict[ConfoundRole, str]:
     """Find the columns of age, sex, site and motion by their names.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of scans.
-
-    Returns
-    -------
-    dict of str to str
-        Column by role, of the roles that are there.
 
     Examples
     --------

@@ -33,16 +33,6 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
     Means, deviations and categories are those of the scans that it is fitted on. A number that is
     missing becomes their mean, a category that is missing their most frequent one.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Columns of the table.
-    categorical : sequence of str
-        Those of them that hold categories though these are written as numbers. Columns that are
-        called as sites or scanners are (`CATEGORY_COLUMNS`, in any case) always do.
-    unseen : {"refuse", "zero"}
-        Whether a category that was not fitted on is refused, or has zero in all columns.
-
     Examples
     --------
     >>> scans = pd.DataFrame({"age": [10.0, None, 30.0], "site": ["a", "a", "b"]})
@@ -62,25 +52,7 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
         self.unseen = unseen
 
     def fit(self, scans: pd.DataFrame) -> Self:
-        """Learn means, deviations and categories.
-
-        Parameters
-        ----------
-        scans : DataFrame
-            The table of the training part.
-
-        Returns
-        -------
-        ConfoundDesign
-            Itself.
-
-        Raises
-        ------
-        InputError
-            If a column is absent.
-        ConfigurationError
-            If `unseen` is unknown, or `categorical` names none of the columns.
-        """
+        """Learn means, deviations and categories."""
         if self.unseen not in ("refuse", "zero"):
             raise ConfigurationError(f"unseen must be refuse or zero, not {self.unseen!r}.")
         self._check_categorical()
@@ -107,23 +79,7 @@ class ConfoundDesign(BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, scans: pd.DataFrame) -> Float[NDArray[np.float64], "scan column"]:
-        """Lay the columns of other scans out.
-
-        Parameters
-        ----------
-        scans : DataFrame
-            Their table.
-
-        Returns
-        -------
-        ndarray of shape (scan, column)
-            Numbers first, then a column a category.
-
-        Raises
-        ------
-        InputError
-            If a column is absent, or a category is new and new ones are refused.
-        """
+        """Lay the columns of other scans out."""
         check_columns(scans, self.columns)
         numbers = _numbers(scans, self.numbers_)
         filled = np.where(np.isfinite(numbers), numbers, self.means_)
@@ -165,55 +121,20 @@ def _numbers(scans: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]
 
 
 def as_text(column: pd.Series[Any]) -> NDArray[Any]:
-    """Write the values of a column as text, so that the same number is the same text.
-
-    Parameters
-    ----------
-    column : Series
-        Any column.
-
-    Returns
-    -------
-    ndarray of str objects, shape (scan,)
-        Stripped text; empty where the value is missing.
-    """
+    """Write the values of a column as text, so that the same number is the same text."""
     whole = is_number(column)
     texts = ["" if pd.isna(v) else (f"{float(v):g}" if whole else str(v).strip()) for v in column]
     return np.array(texts, dtype=object)
 
 
 def is_number(column: pd.Series[Any]) -> bool:
-    """Tell whether a column holds numbers.
-
-    Parameters
-    ----------
-    column : Series
-        Any column.
-
-    Returns
-    -------
-    bool
-        False for text, and for true and false.
-    """
+    """Tell whether a column holds numbers."""
     numeric = pd.api.types.is_numeric_dtype(column)
     return bool(numeric and not pd.api.types.is_bool_dtype(column))
 
 
 def check_columns(scans: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Refuse columns that the table does not have.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of scans.
-    columns : sequence of str
-        What is to be taken from it.
-
-    Raises
-    ------
-    InputError
-        If one is absent.
-    """
+    """Refuse columns that the table does not have."""
     for column in columns:
         if column not in scans.columns:
             raise InputError(
@@ -224,20 +145,7 @@ def check_columns(scans: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def check_rows(features: Shaped[NDArray[Any], "scan feature"], scans: pd.DataFrame) -> None:
-    """Refuse a table of other scans than the features, and features that are not finite.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features.
-    scans : DataFrame
-        The table of scans.
-
-    Raises
-    ------
-    InputError
-        If they have not a row a scan both, or a feature is not finite.
-    """
+    """Refuse a table of other scans than the features, and features that are not finite."""
     features = np.asarray(features)
     if features.ndim != 2 or len(features) != len(scans):
         raise InputError(

@@ -30,17 +30,7 @@ FeatureKind = str
 
 
 class Seen(NamedTuple):
-    """Windows, and what the encoder says of them.
-
-    Parameters
-    ----------
-    series : Tensor of shape (batch, roi, time)
-        The windows.
-    mask : Tensor of shape (batch, network, patch) or None
-        True for networks that a scan lacks.
-    encoding : Encoding
-        What the encoder says; empty if no part asked for it.
-    """
+    """Windows, and what the encoder says of them."""
 
     series: Float[Tensor, "batch roi time"]
     mask: Bool[Tensor, "batch network patch"] | None
@@ -49,20 +39,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A kind of read-out.
-
-    Parameters
-    ----------
-    names : callable
-        Takes the encoder; names the numbers.
-    look : callable
-        Takes the encoder and `Seen`; returns what is kept of every window, a tensor (batch, ...).
-    describe : callable, optional
-        Takes what was kept of all windows of a scan, (window, ...), and returns its numbers,
-        (feature,). Without it they are the mean over windows.
-    encodes : bool
-        Whether `look` needs what the encoder says.
-    """
+    """A kind of read-out."""
 
     names: Callable[[SemantoksEncoder], list[str]]
     look: Callable[[SemantoksEncoder, Seen], Tensor]
@@ -72,21 +49,6 @@ class Part:
 
 def feature_parts(features: FeatureKind) -> tuple[str, ...]:
     """Take a description apart.
-
-    Parameters
-    ----------
-    features : str
-        Names of `PARTS`, joined by "+".
-
-    Returns
-    -------
-    tuple of str
-        The names, in order.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such part, or one comes twice.
 
     Examples
     --------
@@ -108,25 +70,6 @@ def feature_parts(features: FeatureKind) -> tuple[str, ...]:
 def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls") -> list[str]:
     """Name the numbers of a description, after the places on the network axis of the tokens.
 
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model.
-    features : str
-        What is read out: parts joined by "+".
-
-    Returns
-    -------
-    list of str
-        mean_0000, ..., cls_0000, ..., <network>_0000, ..., <network>_mean_0000, ... with
-        <network>_sd_0000, ..., second_order_<network>_00~<network>_00, ...,
-        synchrony_<network>_01~<network>_00, ..., or log_synchrony_<network>_00~<network>_00, ...
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such read-out, or the model has nothing for it.
-
     Examples
     --------
     >>> from semantoks.data.atlas import Atlas
@@ -145,23 +88,6 @@ def read_out(
     """Reduce what the encoder says of windows to one row of numbers a window.
 
     The mean is over all tokens; those of masked networks count, as in the released code.
-
-    Parameters
-    ----------
-    encoding : Encoding
-        Summary (batch, dim) and tokens (batch, network, patch, dim).
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is wanted: of the parts, those that a window alone has.
-
-    Returns
-    -------
-    Tensor of shape (batch, feature)
-        2 dim, dim, dim or network * dim numbers a window, named by `feature_names`.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such part, or it is none of a window alone.
 
     Examples
     --------

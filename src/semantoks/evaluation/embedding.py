@@ -189,34 +189,7 @@ def embedding_provenance(
     preprocessing: PreprocessingCheck = "check",
     precision: Precision = "float32",
 ) -> dict[str, Any]:
-    """Say what embeddings were made of.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model.
-    windows : int
-        Windows a scan.
-    features : str
-        What is read out: parts joined by "+".
-    window : int, optional
-        Samples in a window; the model's window by default.
-    preprocessing : {"check", "ignore"}
-        What became of a store that was prepared otherwise than the model expects.
-    precision : {"float32", "bf16", "fp16"}
-        Of matrix products.
-
-    Returns
-    -------
-    dict
-        Plain values, for JSON: store (path, fingerprint, n_scans), atlas of the store (name,
-        fingerprint), model (its arguments and a hash of its weights), trained_on (fingerprint of
-        the store that the model was trained on, None if untrained or unknown), windows, features,
-        window, preprocessing (check: "check" or "ignore"; of_store; expected by the model; and
-        differences, a list of texts), precision and the version of semantoks.
-    """
+    """Say what embeddings were made of."""
     return {
         "store": {
             "path": str(store.path),
@@ -251,22 +224,6 @@ def check_preprocessing(
 ) -> None:
     """Refuse series that are not what a model was trained on.
 
-    Parameters
-    ----------
-    what : str
-        What the series are, for the message.
-    found : Preprocessing
-        What was done to them.
-    expected : mapping
-        The preprocessing that the model was trained with; what it does not name may be anything.
-    advice : str
-        What can be done about it, as whole sentences.
-
-    Raises
-    ------
-    InputError
-        If repetition time or band differ; lengths and thresholds may.
-
     See Also
     --------
     preprocessing_differences : What counts as different.
@@ -285,18 +242,6 @@ def preprocessing_differences(found: Preprocessing, expected: Mapping[str, Any])
     Repetition time, band and detrending must be the same. If the series, or those of the model,
     were filtered before they came to this package, every edge of the band may differ by a factor of
     1.5, and detrending says nothing if both bands have a lower edge, which takes the trend, too.
-
-    Parameters
-    ----------
-    found : Preprocessing
-        What was done to the series.
-    expected : mapping
-        The preprocessing that the model was trained with; what it does not name may be anything.
-
-    Returns
-    -------
-    list of str
-        What differs, a text each.
 
     Examples
     --------

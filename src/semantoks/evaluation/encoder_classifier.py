@@ -19,19 +19,7 @@ LAYER_DECAY: Final = 0.9
 
 
 class EncoderClassifier(WindowModel):
-    """An encoder and a linear layer on what is read out of it.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The encoder; it is trained.
-    n_outputs : int
-        Number of outputs.
-    features : {"mean+cls", "mean", "cls", "networks", ...}
-        What is read out.
-    layer_decay : float
-        How much slower every layer learns than the one after it.
-    """
+    """An encoder and a linear layer on what is read out of it."""
 
     def __init__(
         self,
@@ -50,20 +38,7 @@ class EncoderClassifier(WindowModel):
     def forward(
         self, series: Float[Tensor, "batch roi time"], valid: NDArray[np.bool_]
     ) -> Float[Tensor, "batch output"]:
-        """Read windows; networks of which a scan has no valid ROI are masked.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Windows.
-        valid : ndarray of bool, shape (batch, roi)
-            ROIs that carry signal.
-
-        Returns
-        -------
-        Tensor of shape (batch, output)
-            Logits, or standardised values.
-        """
+        """Read windows; networks of which a scan has no valid ROI are masked."""
         patches = series.shape[2] // self.encoder.patch
         mask = network_mask(self.encoder.network_valid(valid), patches)
         encoding = self.encoder(series, None if mask is None else mask.to(series.device))
@@ -71,20 +46,7 @@ class EncoderClassifier(WindowModel):
         return outputs
 
     def rates(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Group parameters by layer: the deeper, the slower.
-
-        Parameters
-        ----------
-        learning_rate : float
-            Of the linear layer and the last norm.
-
-        Returns
-        -------
-        list of dict
-            Groups for the optimizer (params, lr), from the tokenizer, with positions, [CLS] and
-            mask token, at rate · decay^(depth + 1), over block i, at rate · decay^(depth - i), to
-            the linear layer.
-        """
+        """Group parameters by layer: the deeper, the slower."""
         depth = len(self.encoder.blocks)
         layers: list[list[nn.Parameter]] = [[] for _ in range(depth + 2)]
         for name, parameter in self.named_parameters():
@@ -96,18 +58,7 @@ class EncoderClassifier(WindowModel):
 
 
 def check_layer_decay(layer_decay: float) -> None:
-    """Refuse what is no share.
-
-    Parameters
-    ----------
-    layer_decay : float
-        How much slower every layer learns than the one after it.
-
-    Raises
-    ------
-    ConfigurationError
-        If it is not above 0 and at most 1.
-    """
+    """Refuse what is no share."""
     if not 0 < layer_decay <= 1:
         raise ConfigurationError(
             f"layer_decay is {layer_decay!r}; it must be above 0 and at most 1 (all alike)."

@@ -24,20 +24,6 @@ def share_that_passes(
     Between 0.01 and 0.1 Hz, two conditions that alternate keep .97 at 15 s, .99 at 20 s, .97 at
     30 s, .84 at 40 s and .28 at 60 s a block. In a random order without pauses runs of one
     condition make the design slower than the band: .54 at 20 s and .41 at 30 s.
-
-    Parameters
-    ----------
-    store : Store
-        The scans; its band says what was filtered.
-    events : mapping of int to DataFrame
-        What `read_events` returned, by the row of the scan in the store.
-    conditions : sequence of str
-        Which values of trial_type are told apart.
-
-    Returns
-    -------
-    float
-        Share of the variance, 0 to 1, over all scans.
     """
     before, after = 0.0, 0.0
     high_pass, low_pass = store.preprocessing.band

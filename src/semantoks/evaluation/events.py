@@ -24,24 +24,7 @@ _UNKNOWN: Final = ("n/a", "")
 
 
 def read_events(path: str | Path) -> pd.DataFrame:
-    """Read a BIDS file of events.
-
-    Parameters
-    ----------
-    path : str or path
-        Table with tabs between the columns onset, duration and trial_type; others are not read.
-
-    Returns
-    -------
-    DataFrame
-        onset and duration in seconds, a duration that is n/a as NaN; trial_type as text, empty
-        where it is n/a; in order of onset.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, lacks a column or all rows, or holds an impossible number.
-    """
+    """Read a BIDS file of events."""
     path = Path(path)
     try:
         with warnings.catch_warnings():
@@ -87,25 +70,6 @@ def find_events(
     them: a file belongs to a scan if nothing in its name (sub, ses, task, run, ...) contradicts the
     name of the scan or its subject, and the one that has most in common is taken. A file that names
     no subject, such as ``task-faces_events.tsv``, is that of all scans of the task.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    folder : str or path
-        Folder with the files, in it or below.
-    missing : {"refuse", "drop"}
-        Whether scans without a file, such as those at rest, are refused or left out.
-
-    Returns
-    -------
-    dict of int to DataFrame
-        What `read_events` returned, by the row of the scan in the store.
-
-    Raises
-    ------
-    InputError
-        If there are no files, a scan has none or several that fit equally, or one is malformed.
     """
     if missing not in get_args(MissingEvents):
         raise ConfigurationError(f"missing is 'refuse' or 'drop', not {missing!r}.")

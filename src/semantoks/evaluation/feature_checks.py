@@ -17,22 +17,7 @@ def check_arrays(
     truth: Shaped[NDArray[Any], "scan"],
     subjects: Shaped[NDArray[Any], "scan"],
 ) -> None:
-    """Refuse arrays of different lengths, and features that are not finite.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features.
-    truth : ndarray of shape (scan,)
-        Classes or values.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, or a feature is not finite.
-    """
+    """Refuse arrays of different lengths, and features that are not finite."""
     if features.ndim != 2 or not len(features) == len(truth) == len(subjects):
         raise InputError(
             f"features must have shape (scan, feature) with a true value and a subject a scan; "
@@ -42,20 +27,7 @@ def check_arrays(
 
 
 def check_new(features: Float[NDArray[np.floating[Any]], "scan feature"], width: int) -> None:
-    """Refuse features to predict from that are not those that were learned from.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features.
-    width : int
-        Number of features that were learned from.
-
-    Raises
-    ------
-    InputError
-        If there are more or fewer, or one is not finite.
-    """
+    """Refuse features to predict from that are not those that were learned from."""
     if features.ndim != 2 or features.shape[1] != width:
         raise InputError(
             f"features of shape {features.shape} came; the probe has learned from {width} features "

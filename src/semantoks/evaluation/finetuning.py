@@ -58,47 +58,6 @@ def finetune_predictions(
     """Fine-tune a copy of the encoder in every split and predict its test part.
 
     The epoch is chosen on the validation part; test scans are read once, afterwards.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model to start from; it is not changed.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
-    splits : sequence of Split
-        Splits with a validation part.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    rows : ndarray of int, shape (scan,), optional
-        Rows of the store that `truth`, `subjects` and `splits` count; all by default.
-    settings : WindowTraining
-        How to train; by default as in the paper.
-    features : {"mean+cls", "mean", "cls", "networks", ...}
-        What the linear layer reads.
-    layer_decay : float
-        How much slower every layer learns than the one after it.
-    smaller_atlas : {"refuse", "mask"}
-        What becomes of a store whose ROIs are only a part of the model's.
-    device : str
-        "auto", "cpu", "cuda" or another name of PyTorch.
-    progress : callable, optional
-        Called with the number of epochs that are done and the number of all.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order; `chosen` holds the epoch, from 1.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or has no validation part, a target is not known, or a scan is too short.
-    ConfigurationError
-        If a setting is impossible.
     """
 
     def build(n_outputs: int) -> WindowModel:

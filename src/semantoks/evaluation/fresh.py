@@ -10,19 +10,6 @@ from semantoks.model.encoder import SemantoksEncoder
 def fresh_weights(encoder: SemantoksEncoder, seed: int = 0) -> SemantoksEncoder:
     """Make an encoder of the same architecture with untrained weights.
 
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model; it is left as it is.
-    seed : int
-        Of the weights.
-
-    Returns
-    -------
-    SemantoksEncoder
-        Untrained, with the same atlas and expected preprocessing, and without provenance: it has
-        seen nobody.
-
     Examples
     --------
     >>> from semantoks.data.atlas import Atlas

@@ -35,33 +35,6 @@ def half_features(
     Scans were filtered and z-scored as a whole, so that samples near the cut know of each other for
     about the longest period that passed, and the level of a ROI in one half tells that of the
     other.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model.
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out.
-    windows : int
-        Windows a half, evenly spaced.
-    window : int, optional
-        Samples in a window, a multiple of the model's patch; the model's window by default.
-    smaller_atlas : {"refuse", "mask"}
-        What becomes of a store whose ROIs are only a part of the model's.
-    progress : callable, optional
-        Called with the number of windows that are done and the number of all.
-
-    Returns
-    -------
-    tuple of ndarray of float32, shape (scan, feature)
-        Features of the first and of the second half. A sample in the middle is in neither.
-
-    Raises
-    ------
-    InputError
-        If half a scan is shorter than a window.
     """
     check_halves(store, encoder, window=window, smaller_atlas=smaller_atlas)
     whole = scans_of(store, encoder, smaller_atlas)
@@ -86,25 +59,7 @@ def check_halves(
     window: int | None = None,
     smaller_atlas: SmallerAtlas = "refuse",
 ) -> None:
-    """Refuse scans of which half does not hold a window, before anything is computed.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model.
-    window : int, optional
-        Samples in a window, a multiple of the model's patch; the model's window by default.
-    smaller_atlas : {"refuse", "mask"}
-        What becomes of a store whose ROIs are only a part of the model's.
-
-    Raises
-    ------
-    InputError
-        If there are such scans, the window does not hold whole patches, or the scans have other
-        ROIs than the model.
-    """
+    """Refuse scans of which half does not hold a window, before anything is computed."""
     whole, wanted = scans_of(store, encoder, smaller_atlas), window_length(encoder, window)
     short = np.flatnonzero(whole.lengths // 2 < wanted)
     if not len(short):
@@ -120,20 +75,7 @@ def check_halves(
 
 
 def half_of(scans: Scans, half: int) -> Scans:
-    """Return one half of every scan.
-
-    Parameters
-    ----------
-    scans : Scans
-        Whole scans.
-    half : int
-        0 for the first half, 1 for the second.
-
-    Returns
-    -------
-    Scans
-        As many samples of every scan as half of it holds.
-    """
+    """Return one half of every scan."""
     lengths = scans.lengths // 2
     offset = (scans.lengths - lengths) * half
 

@@ -31,17 +31,7 @@ SPACES: Final[Mapping[str, str]] = {
 
 
 class GuestEmbeddings(NamedTuple):
-    """What the harness takes from a model.
-
-    Parameters
-    ----------
-    cls_embeds : Tensor of shape (batch, 1, dim)
-        The summary, averaged over the windows of a scan.
-    reg_embeds : None
-        Registers, which this model does not have.
-    patch_embeds : Tensor of shape (batch, token, dim)
-        The tokens of all windows: window by window, network by network, patch by patch.
-    """
+    """What the harness takes from a model."""
 
     cls_embeds: Float[Tensor, "batch 1 dim"]
     reg_embeds: None
@@ -50,15 +40,6 @@ class GuestEmbeddings(NamedTuple):
 
 class GuestTransform:
     """Prepare a sample as the model's own recordings were prepared, and cut its windows.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model.
-    preprocessing : Preprocessing
-        How its recordings were prepared.
-    windows : int
-        Windows that are read of a scan, evenly spaced from its beginning to its end.
 
     Examples
     --------
@@ -89,21 +70,6 @@ class GuestTransform:
         A scan that is shorter than a window is filled up with zeros, and patches that hold nothing
         else are hidden. A scan with fewer places than windows repeats some, so that samples make a
         batch.
-
-        Parameters
-        ----------
-        sample : mapping
-            bold (time, roi) and tr.
-
-        Returns
-        -------
-        dict of str to Tensor
-            series (window, roi, time) and hidden (window, network, patch).
-
-        Raises
-        ------
-        InputError
-            If the ROIs are not those of the model, or the repetition time is missing.
         """
         bold = np.asarray(sample["bold"], dtype=np.float64)
         if bold.ndim != 2 or bold.shape[1] != len(self.encoder.atlas):
@@ -130,15 +96,7 @@ class GuestTransform:
 
 
 class GuestModel(nn.Module):
-    """Encode all windows of every scan of a batch.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model; its weights are frozen.
-    space : str
-        What the harness calls its atlas.
-    """
+    """Encode all windows of every scan of a batch."""
 
     def __init__(self, encoder: SemantoksEncoder, space: str) -> None:
         super().__init__()
@@ -146,18 +104,7 @@ class GuestModel(nn.Module):
         self.encoder = encoder.eval().requires_grad_(requires_grad=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> GuestEmbeddings:
-        """Encode a batch.
-
-        Parameters
-        ----------
-        batch : mapping of str to Tensor
-            series (batch, window, roi, time) and hidden (batch, window, network, patch).
-
-        Returns
-        -------
-        GuestEmbeddings
-            Summary (batch, 1, dim) and tokens (batch, token, dim).
-        """
+        """Encode a batch."""
         series, hidden = batch["series"], batch["hidden"]
         scans = len(series)
         found = self.encoder(
@@ -171,27 +118,7 @@ class GuestModel(nn.Module):
 
 
 def make_guest(model: str, *, windows: int = 8) -> tuple[GuestTransform, GuestModel]:
-    """Load a model as a guest.
-
-    Parameters
-    ----------
-    model : str
-        A model folder, a run, or a repository on the hub.
-    windows : int
-        Windows that are read of every scan.
-
-    Returns
-    -------
-    GuestTransform
-        Prepares a sample.
-    GuestModel
-        Encodes a batch of samples.
-
-    Raises
-    ------
-    InputError
-        If there is no such model, or it is for an atlas that the harness does not have.
-    """
+    """Load a model as a guest."""
     saved = load_model(model)
     spaces = {Atlas.load(name).fingerprint: space for name, space in SPACES.items()}
     space = spaces.get(saved.encoder.atlas.fingerprint)

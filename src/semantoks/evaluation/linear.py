@@ -28,22 +28,7 @@ _INNER_FOLDS = 5
 
 @dataclass(frozen=True)
 class FoldPrediction:
-    """What was predicted of the test part of a split.
-
-    Parameters
-    ----------
-    split : Split
-        The split.
-    prediction : ndarray of shape (test,)
-        Predicted class codes, or values.
-    score : ndarray of shape (test, class)
-        Continuous scores of the classes; of shape (test, 0) for regression.
-    penalty : float
-        The penalty that was chosen in the training part; NaN if there is none.
-    chosen : mapping of str to float
-        What else was chosen, in the training or the validation part: a learning rate, an epoch, a
-        number of neighbours.
-    """
+    """What was predicted of the test part of a split."""
 
     split: Split
     prediction: Shaped[NDArray[Any], "test"]
@@ -54,16 +39,6 @@ class FoldPrediction:
 
 def learning_from_both(split: Split) -> Split:
     """Join training and validation part, for models that choose inside of what they learn from.
-
-    Parameters
-    ----------
-    split : Split
-        A split with or without a validation part.
-
-    Returns
-    -------
-    Split
-        The same test part, and no validation part.
 
     Examples
     --------
@@ -88,33 +63,7 @@ def predict_fold(
     classifier: Classifier = "ridge",
     scaling: Scaling = "standardize",
 ) -> FoldPrediction:
-    """Predict the test part of one split from its training part.
-
-    Parameters
-    ----------
-    split : Split
-        The split, checked before.
-    train : ndarray of shape (train, feature)
-        Features of the scans that are learned from.
-    test : ndarray of shape (test, feature)
-        Features of the scans that are predicted.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values, of all scans that the split counts.
-    subjects : ndarray of shape (scan,)
-        Who each of these scans is of, or, where relatives are alike, of which family: what is left
-        out together where a penalty is chosen.
-    kind : {"classification", "regression"}
-        What the target is.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes; values are always predicted by ridge regression.
-    scaling : {"standardize", "center"}
-        Whether features are brought to unit variance, or only centred.
-
-    Returns
-    -------
-    FoldPrediction
-        Predictions of the test part.
-    """
+    """Predict the test part of one split from its training part."""
     fitted = fit_linear(
         train,
         truth[split.train],
@@ -131,19 +80,7 @@ def predict_fold(
 
 
 class FittedLinear(NamedTuple):
-    """A linear model and the scaling of what it reads.
-
-    Parameters
-    ----------
-    scaler : StandardScaler
-        Of the features that were learned from.
-    model : RidgeFit or LogisticRegression
-        The model.
-    penalty : float
-        The penalty that was chosen.
-    n_classes : int
-        Number of classes, those among them that were not learned from; 0 for values.
-    """
+    """A linear model and the scaling of what it reads."""
 
     scaler: StandardScaler
     model: RidgeFit | LogisticRegression
@@ -151,18 +88,7 @@ class FittedLinear(NamedTuple):
     n_classes: int
 
     def scores(self, features: Shaped[NDArray[Any], "scan feature"]) -> Float[Matrix, "scan class"]:
-        """Return continuous scores of the classes, or values.
-
-        Parameters
-        ----------
-        features : ndarray of shape (scan, feature)
-            Features.
-
-        Returns
-        -------
-        ndarray of shape (scan, class)
-            Outputs of the ridge regression or probabilities; of shape (scan, 1) for values.
-        """
+        """Return continuous scores of the classes, or values."""
         scaled = _scaled(self.scaler, features)
         if isinstance(self.model, LogisticRegression):
             return _probabilities(self.model, scaled, self.n_classes)
@@ -179,35 +105,7 @@ def fit_linear(
     scaling: Scaling = "standardize",
     where: str = "fit",
 ) -> FittedLinear:
-    """Fit a linear model, its penalty chosen by leaving out subjects.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features of the scans that are learned from.
-    truth : ndarray of shape (scan,)
-        Their codes of the classes (0, 1, ...), or values.
-    subjects : ndarray of shape (scan,)
-        Who each of them is of, or of which family.
-    n_classes : int
-        Number of classes; 0 for values, which are always predicted by ridge regression.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes: ridge regression of one column of ±1 a class, or logistic.
-    scaling : {"standardize", "center"}
-        Whether features are brought to unit variance, or only centred.
-    where : str
-        What errors say it is for.
-
-    Returns
-    -------
-    FittedLinear
-        The model.
-
-    Raises
-    ------
-    InputError
-        If a class has a single subject, for the logistic classifier.
-    """
+    """Fit a linear model, its penalty chosen by leaving out subjects."""
     scaler = StandardScaler(with_std=scaling == "standardize").fit(features)
     scaled = _scaled(scaler, features)
     if n_classes and classifier == "logistic":

@@ -38,16 +38,7 @@ from semantoks.evaluation.window_places import windows_of_scans
 
 @dataclass(frozen=True, eq=False)
 class ProbeTarget:
-    """A target with its splits, to be probed beside others.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values; NaN where it is not known, in no training or
-        validation part.
-    splits : sequence of Split
-        Splits with a validation part.
-    """
+    """A target with its splits, to be probed beside others."""
 
     truth: Shaped[NDArray[Any], "scan"]
     splits: Sequence[Split]
@@ -70,35 +61,6 @@ def linear_probe_predictions(
     lowest of equally good ones. Values are standardised by the training part and predicted in
     their unit. Logits are averaged over the windows of a scan. All splits and rates are trained at
     once.
-
-    Parameters
-    ----------
-    windows : WindowFeatures
-        Features of the windows of all scans, from `window_features`, `take`-n if need be.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
-    splits : sequence of Split
-        Splits with a validation part.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    settings : ProbeSettings
-        Rates, epochs, weights of the classes and seed.
-    progress : callable, optional
-        Called with the number of steps that are done and the number of all.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order; `chosen` holds the learning rate.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or has no validation part, or features or targets are not finite.
-    ConfigurationError
-        If a setting is impossible.
     """
     target = ProbeTarget(truth, splits)
     (folds,) = linear_probe_of_targets(
@@ -120,33 +82,6 @@ def linear_probe_of_targets(
 
     The same as one call of `linear_probe_predictions` a target. Targets whose training parts are
     the same share batches and most of the time.
-
-    Parameters
-    ----------
-    windows : WindowFeatures
-        Features of the windows of all scans.
-    targets : sequence of ProbeTarget
-        Targets with their splits.
-    kind : {"classification", "regression"}
-        What the targets are.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    settings : ProbeSettings
-        Rates, epochs, weights of the classes and seed.
-    progress : callable, optional
-        Called with the number of steps that are done and the number of all.
-
-    Returns
-    -------
-    tuple of tuple of FoldPrediction
-        For every target, one a split.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or has no validation part, or features or targets are not finite.
-    ConfigurationError
-        If a setting is impossible.
     """
     check_settings(settings)
     cases = [

@@ -64,25 +64,6 @@ def balanced_accuracy(
 ) -> Float[Vector, "*draw"]:
     """Compute the mean of the recalls of the classes that occur in the truth.
 
-    Parameters
-    ----------
-    truth : array_like of shape (scan,)
-        Class of each scan.
-    prediction : array_like of shape (scan,)
-        Predicted class of each scan.
-    weights : array_like of shape (scan,) or (draw, scan), optional
-        How often each scan counts; each once if not given.
-
-    Returns
-    -------
-    ndarray of shape () or (draw,)
-        Balanced accuracy; a class that has no weight in a draw is left out of its mean.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ or there are no scans.
-
     Examples
     --------
     >>> round(float(balanced_accuracy([0, 0, 0, 1], [0, 0, 1, 1])), 4)
@@ -112,28 +93,6 @@ def auc(
     class was predicted by a model that saw few of them). With `folds`, only pairs of scans of the
     same fold count: the sum over folds of the concordant pairs, over the sum of all pairs. A fold
     with one class has no pairs.
-
-    Parameters
-    ----------
-    truth : array_like of int of shape (scan,)
-        Code of each scan's class: column of `score`.
-    score : array_like of shape (scan, class)
-        The higher, the more likely the class.
-    weights : array_like of shape (scan,) or (draw, scan), optional
-        How often each scan counts; each once if not given.
-    folds : array_like of shape (scan,), optional
-        The fold in which each scan was predicted; all in one if not given.
-
-    Returns
-    -------
-    ndarray of shape () or (draw,)
-        Area, ties counted half; NaN where no fold of a draw holds two classes. Of more
-        than two classes, one that does not occur (or is alone) in a draw is left out of the mean.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ, or the scores have not a column a class.
 
     Examples
     --------
@@ -167,25 +126,6 @@ def r2(
     This is 1 - (squared error / variance of the truth), which is negative for predictions that are
     worse than the mean; it is not the square of a correlation.
 
-    Parameters
-    ----------
-    truth : array_like of shape (scan,)
-        Value of each scan.
-    prediction : array_like of shape (scan,)
-        Predicted value of each scan, in the same unit.
-    weights : array_like of shape (scan,) or (draw, scan), optional
-        How often each scan counts; each once if not given.
-
-    Returns
-    -------
-    ndarray of shape () or (draw,)
-        R²; NaN where the truth of a draw is constant.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ or there are no scans.
-
     Examples
     --------
     >>> float(r2([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]))
@@ -208,25 +148,6 @@ def mae(
 ) -> Float[Vector, "*draw"]:
     """Compute the mean absolute error.
 
-    Parameters
-    ----------
-    truth : array_like of shape (scan,)
-        Value of each scan.
-    prediction : array_like of shape (scan,)
-        Predicted value of each scan, in the same unit.
-    weights : array_like of shape (scan,) or (draw, scan), optional
-        How often each scan counts; each once if not given.
-
-    Returns
-    -------
-    ndarray of shape () or (draw,)
-        Mean absolute error in the unit of the truth; lower is better.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ or there are no scans.
-
     Examples
     --------
     >>> float(mae([1.0, 2.0], [2.0, 4.0]))
@@ -243,25 +164,6 @@ def f1(
     weights: Shaped[ArrayLike, "*draw scan"] | None = None,
 ) -> Float[Vector, "*draw"]:
     """Compute the mean over the classes of F1, the harmonic mean of precision and recall.
-
-    Parameters
-    ----------
-    truth : array_like of shape (scan,)
-        Class of each scan.
-    prediction : array_like of shape (scan,)
-        Predicted class of each scan.
-    weights : array_like of shape (scan,) or (draw, scan), optional
-        How often each scan counts; each once if not given.
-
-    Returns
-    -------
-    ndarray of shape () or (draw,)
-        Macro F1; a class that a draw neither holds nor predicts is left out of its mean.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ or there are no scans.
 
     Examples
     --------
@@ -290,27 +192,6 @@ def pearson_r(
     was predicted by a model that saw the others, who lie low, so that random predictions of all
     folds together correlate negatively with the truth. With `folds`, truth and prediction are
     centred in each fold first.
-
-    Parameters
-    ----------
-    truth : array_like of shape (scan,)
-        Value of each scan.
-    prediction : array_like of shape (scan,)
-        Predicted value of each scan.
-    weights : array_like of shape (scan,) or (draw, scan), optional
-        How often each scan counts; each once if not given.
-    folds : array_like of shape (scan,), optional
-        The fold in which each scan was predicted; all in one if not given.
-
-    Returns
-    -------
-    ndarray of shape () or (draw,)
-        Correlation; NaN where truth or prediction of a draw is constant in every fold.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ or there are no scans.
 
     Examples
     --------

@@ -44,35 +44,6 @@ def neighbour_predictions(
     all; values are averaged. Nothing is chosen on the validation part: its scans are neighbours
     like those of the training part.
 
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features of the scans.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
-    splits : sequence of Split
-        What is learned from and what is predicted.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    numbers : sequence of int
-        Numbers of neighbours to choose from; those that are larger than an inner training part are
-        left out.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order; scores are shares of the votes, `chosen` holds the number
-        of neighbours.
-
-    Raises
-    ------
-    InputError
-        If a split leaks, lengths differ, or features or targets are not finite.
-    ConfigurationError
-        If the kind is unknown or a number of neighbours impossible.
-
     Examples
     --------
     >>> split = Split("mine", 0, "0", train=np.arange(6), test=np.array([6, 7]))

@@ -34,29 +34,6 @@ def permute_labels(
     whose label. Where labels differ between the scans of a person, families change places whose
     people have as many scans.
 
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Label of each scan.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    random : Generator
-        Where chance comes from.
-    blocks : ndarray of shape (scan,), optional
-        Labels move within a block only.
-    families : ndarray of shape (scan,), optional
-        Family of each scan, as `families_of` returns. Not given, every subject is a family.
-
-    Returns
-    -------
-    ndarray of shape (scan,)
-        Permuted labels.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, a subject (or a family) is in two blocks, or no label can move.
-
     Examples
     --------
     >>> random = np.random.default_rng(0)

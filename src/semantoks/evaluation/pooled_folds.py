@@ -22,15 +22,7 @@ Vector = NDArray[np.float64]
 
 
 class FoldRatios(NamedTuple):
-    """A score as a mean over terms (classes, or one alone) of sum of parts / sum of wholes.
-
-    Parameters
-    ----------
-    parts : ndarray of shape (term, fold)
-        Correct scans of a class; concordant pairs; explained squares; absolute errors.
-    wholes : ndarray of shape (term, fold)
-        Scans of the class; pairs; squares; scans. It does not depend on what was predicted.
-    """
+    """A score as a mean over terms (classes, or one alone) of sum of parts / sum of wholes."""
 
     parts: Float[NDArray[np.float64], "term fold"]
     wholes: Float[NDArray[np.float64], "term fold"]
@@ -40,21 +32,6 @@ def fold_ratios(
     metric: str, truth: Shaped[NDArray[Any], "scan"], folds: Sequence[FoldPrediction]
 ) -> FoldRatios | None:
     """Divide a metric on all tested scans into what each fold has of it.
-
-    Parameters
-    ----------
-    metric : str
-        A metric of `METRICS`.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    folds : sequence of FoldPrediction
-        Predictions of one division: no scan is tested twice.
-
-    Returns
-    -------
-    FoldRatios or None
-        Parts and wholes; None where the metric is not defined, and for F1 and Pearson's r, which
-        are no such ratios.
 
     Examples
     --------
@@ -95,16 +72,6 @@ def pooled_differences(first: FoldRatios, second: FoldRatios) -> Float[Vector, "
     Fold f has K times (its piece of the difference minus what its whole would have of it), added to
     the difference itself: the linearisation of a ratio, term by term. So a large site counts for
     more, but that it is large does not pass for a disagreement between sites.
-
-    Parameters
-    ----------
-    first, second : FoldRatios
-        Of two methods and the same K folds.
-
-    Returns
-    -------
-    ndarray of shape (fold,)
-        Their mean is the pooled score of first minus that of second.
 
     Examples
     --------

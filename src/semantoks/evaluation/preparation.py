@@ -36,64 +36,20 @@ class Preparation(Protocol):
         *,
         scans: pd.DataFrame,
     ) -> Self:
-        """Learn from the training part.
-
-        Parameters
-        ----------
-        features : ndarray of shape (scan, feature)
-            Features of the training part.
-        y : object
-            Not used.
-        scans : DataFrame
-            The table of these scans.
-
-        Returns
-        -------
-        Preparation
-            Itself.
-        """
+        """Learn from the training part."""
         ...
 
     def transform(
         self, features: Float[NDArray[np.floating[Any]], "scan feature"], *, scans: pd.DataFrame
     ) -> Float[NDArray[np.float64], "scan feature"]:
-        """Apply what was learned.
-
-        Parameters
-        ----------
-        features : ndarray of shape (scan, feature)
-            Features of any scans.
-        scans : DataFrame
-            The table of these scans.
-
-        Returns
-        -------
-        ndarray of shape (scan, feature)
-            The features as a model shall read them.
-        """
+        """Apply what was learned."""
         ...
 
 
 def check_preparation(
     prepare: Preparation, scans: pd.DataFrame, truth: Shaped[ArrayLike, "scan"]
 ) -> None:
-    """Refuse a preparation that would carry knowledge of the test part into the features.
-
-    Parameters
-    ----------
-    prepare : Preparation
-        The preparation.
-    scans : DataFrame
-        The table of the scans.
-    truth : array_like of shape (scan,)
-        What is to be predicted.
-
-    Raises
-    ------
-    InputError
-        If the table has not a row a scan, the preparation was fitted before, or a column that it
-        preserves is the target, also under another name.
-    """
+    """Refuse a preparation that would carry knowledge of the test part into the features."""
     name, truth = type(prepare).__name__, np.asarray(truth)
     if len(scans) != len(truth):
         raise InputError(
@@ -118,20 +74,6 @@ def check_preparation(
 
 def is_target(column: pd.Series[Any], truth: Shaped[ArrayLike, "scan"]) -> bool:
     """Tell whether a column is the target, also under another name or in another unit.
-
-    Parameters
-    ----------
-    column : Series
-        A column of the table of scans.
-    truth : array_like of shape (scan,)
-        Codes of the classes, or values.
-
-    Returns
-    -------
-    bool
-        Of two numbers: whether their ranks correlate by .99 or more. Of values that repeat: whether
-        each value of the column belongs to one value of the target, and the reverse, but for a few
-        (adjusted mutual information of .95). Scans without a value in the column do not count.
 
     Examples
     --------

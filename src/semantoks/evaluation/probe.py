@@ -50,18 +50,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric with its interval.
-
-    Parameters
-    ----------
-    value : float
-        The metric on the predictions of all folds, averaged over repeats; NaN if it is not
-        defined, as the area under the curve is where no fold holds two classes.
-    low, high : float
-        95 % interval over draws in all repeats.
-    draws : ndarray of shape (repeat * draw,)
-        The metric in each draw of each repeat, repeats one after the other.
-    """
+    """A metric with its interval."""
 
     value: float
     low: float
@@ -87,41 +76,6 @@ def cross_validated_predictions(
     chosen by leaving out subjects of it, the strongest of equally good ones. A validation part is
     not needed for any choice here: its scans are learned from like those of the training part.
     Classes weigh equally. Every split is checked first.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features of the scans.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values.
-    splits : sequence of Split
-        What is learned from and what is predicted.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes; values are always predicted by ridge regression.
-    scaling : {"standardize", "center"}
-        Whether features are brought to unit variance, or only centred.
-    prepare : Preparation, optional
-        What is done to the features before, such as `ConfoundRegression` or `ComBat`; not fitted.
-        It is copied and fitted anew in the training part of every split.
-    scans : DataFrame, optional
-        The table of the scans, a row each, where the preparation finds sites and confounds.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order.
-
-    Raises
-    ------
-    InputError
-        If a split leaks, lengths differ, features are not finite, the preparation was fitted
-        before, or it would keep the effect of the target.
-    ConfigurationError
-        If the classifier or the scaling is unknown.
 
     Examples
     --------
@@ -173,37 +127,6 @@ def predictions_of_folds(
     """Predict the test part of every split from features that depend on the split.
 
     Validation parts are learned from like training parts.
-
-    Parameters
-    ----------
-    describe : callable
-        Takes a split whose training part holds the validation part; returns the features of its
-        training part, shape (train, feature), and those of its test part, shape (test, feature), of
-        which nothing may have been learned.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values.
-    splits : sequence of Split
-        What is learned from and what is predicted.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes; values are always predicted by ridge regression.
-    scaling : {"standardize", "center"}
-        Whether features are brought to unit variance, or only centred.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order.
-
-    Raises
-    ------
-    InputError
-        If a split leaks, or lengths differ.
-    ConfigurationError
-        If the classifier or the scaling is unknown.
     """
     if classifier not in ("ridge", "logistic"):
         raise ConfigurationError(f"classifier must be ridge or logistic, not {classifier!r}.")
@@ -270,28 +193,6 @@ def score_predictions(
         8 sites, sites and subjects            .98 / .98  ( .96 / .96)
         3 sites, subjects                      .77 / .69  ( .76 / .69)
         3 sites, sites and subjects            .94 / .88  ( .88 / .85)
-
-    Parameters
-    ----------
-    folds : sequence of FoldPrediction
-        Predictions, in a repeat at most one a scan.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    weights : ndarray of shape (draw, scan)
-        What `bootstrap_weights` returned (with folds, if there is one repeat); the same for all
-        methods that are compared.
-    kind : {"classification", "regression"}
-        What the target is.
-
-    Returns
-    -------
-    dict of str to Score
-        By name of the metric, the leading one first.
-
-    Raises
-    ------
-    InputError
-        If a scan is predicted more than once in a repeat.
     """
     repeats: dict[int, list[FoldPrediction]] = {}
     for fold in folds:
@@ -322,22 +223,7 @@ def score_predictions(
 
 
 def fold_metric(name: str, truth: Shaped[NDArray[Any], "scan"], fold: FoldPrediction) -> float:
-    """Compute a metric on the test part of one split.
-
-    Parameters
-    ----------
-    name : str
-        A metric of `METRICS`.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values, of all scans that the split counts.
-    fold : FoldPrediction
-        What was predicted.
-
-    Returns
-    -------
-    float
-        The metric; NaN where it is not defined.
-    """
+    """Compute a metric on the test part of one split."""
     test = fold.split.test
     folds = np.zeros(len(test), dtype=np.intp)
     return float(_metric(name, truth[test], fold.prediction, fold.score, None, folds))

@@ -25,17 +25,7 @@ _MOST_OTHERS: Final = 4
 
 @dataclass(frozen=True, eq=False)
 class ProbeData:
-    """What one probe learns from, at every rate.
-
-    Parameters
-    ----------
-    rows : ndarray of int, shape (item,)
-        Rows of the windows to learn from.
-    truth : ndarray of shape (item,)
-        Codes of the classes without a gap (0, 1, ...), or standardised values.
-    weights : ndarray of shape (item,), optional
-        Weight of every window in the loss; all the same if not given.
-    """
+    """What one probe learns from, at every rate."""
 
     rows: NDArray[np.intp]
     truth: NDArray[np.int64] | NDArray[np.float64]
@@ -44,19 +34,7 @@ class ProbeData:
 
 @dataclass(frozen=True, eq=False)
 class TrainedProbes:
-    """Probes of one training part, a rate each.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (rate, output, feature)
-        Of Linear.
-    bias : ndarray of shape (rate, output)
-        Of Linear.
-    gain, shift : ndarray of shape (rate, feature)
-        Weight and bias of BatchNorm1d.
-    running_mean, running_variance : ndarray of shape (feature,)
-        Of BatchNorm1d.
-    """
+    """Probes of one training part, a rate each."""
 
     weight: Float[NDArray[np.float64], "rate output feature"]
     bias: Float[NDArray[np.float64], "rate output"]
@@ -72,16 +50,6 @@ class TrainedProbes:
 
         The output is affine in the features, so that the mean output over the windows of a scan is
         the output of their mean.
-
-        Parameters
-        ----------
-        features : ndarray of shape (row, feature)
-            Features of windows, or means of them.
-
-        Returns
-        -------
-        ndarray of shape (rate, row, output)
-            Logits, or standardised values.
         """
         scale = self.gain / np.sqrt(self.running_variance + EPSILON)
         centred = np.asarray(features, dtype=np.float64) - self.running_mean
@@ -92,16 +60,6 @@ class TrainedProbes:
 
 def batch_size(n_items: int) -> int:
     """Return how many windows a step sees: an eighth of all, at most 256.
-
-    Parameters
-    ----------
-    n_items : int
-        Windows to learn from.
-
-    Returns
-    -------
-    int
-        Windows in a step, at least the two that a variance needs.
 
     Examples
     --------
@@ -116,20 +74,6 @@ def window_keys(n_windows: int, epoch: int, seed: int) -> Float[NDArray[np.float
 
     The order of some windows depends on nothing but their rows: not on how many others there are,
     and not on who else learns from them. Any part of a random order is a random order.
-
-    Parameters
-    ----------
-    n_windows : int
-        Number of windows.
-    epoch : int
-        Number of the epoch.
-    seed : int
-        Seed of all epochs.
-
-    Returns
-    -------
-    ndarray of shape (window,)
-        Uniform numbers.
     """
     return np.random.default_rng([seed, epoch]).random(n_windows)
 
@@ -138,20 +82,6 @@ def draw_batches(rows: NDArray[np.intp], *, epochs: int, seed: int) -> Iterator[
     """Draw the batches of a training part; they depend on nothing but it and the seed.
 
     In every epoch, windows that do not fill a last batch are left out.
-
-    Parameters
-    ----------
-    rows : ndarray of int, shape (item,)
-        Rows of the windows.
-    epochs : int
-        How often each is seen.
-    seed : int
-        Seed of the order.
-
-    Yields
-    ------
-    ndarray of int, shape (batch,)
-        Positions in `rows`.
     """
     size = batch_size(len(rows))
     for epoch in range(epochs):
@@ -163,37 +93,14 @@ def draw_batches(rows: NDArray[np.intp], *, epochs: int, seed: int) -> Iterator[
 def initial_weight(
     data: ProbeData, n_outputs: int, width: int, *, seed: int
 ) -> Float[Tensor, "output feature"]:
-    """Draw the weights that all rates of a probe start from.
-
-    Parameters
-    ----------
-    data : ProbeData
-        What is learned from.
-    n_outputs, width : int
-        Shape of the weights.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    Tensor of shape (output, feature)
-        Truncated normal of deviation 2e-5.
-    """
+    """Draw the weights that all rates of a probe start from."""
     generator = torch.Generator().manual_seed((seed << 32) + _checksum(data.rows))
     weight = torch.empty(n_outputs, width)
     return torch.nn.init.trunc_normal_(weight, std=_INITIAL_DEVIATION, generator=generator)
 
 
 class Group(NamedTuple):
-    """Probes that learn from the same windows.
-
-    Parameters
-    ----------
-    rows : ndarray of int, shape (item,)
-        Rows of the windows.
-    members : tuple of int
-        Which probes.
-    """
+    """Probes that learn from the same windows."""
 
     rows: NDArray[np.intp]
     members: tuple[int, ...]
@@ -210,16 +117,6 @@ def group_by_windows(data: Sequence[ProbeData]) -> tuple[tuple[Group, ...], ...]
     Batches of groups with as many steps in an epoch stand at about the same place in the order of
     all windows. If each group has a good part of them, the batches of a step are mostly the same
     windows, so that all groups can read them at once.
-
-    Parameters
-    ----------
-    data : sequence of ProbeData
-        What each probe learns from.
-
-    Returns
-    -------
-    tuple of tuple of Group
-        Groups that learn from the same windows, in clusters that take their steps together.
     """
     members: dict[bytes, list[int]] = {}
     for i, d in enumerate(data):

@@ -17,19 +17,7 @@ EPOCHS: Final = 50
 
 
 class ProbeSettings(NamedTuple):
-    """How probes are trained.
-
-    Parameters
-    ----------
-    rates : sequence of float
-        Learning rates that the validation part chooses among.
-    epochs : int
-        How often every window is seen.
-    class_weight : {"none", "balanced"}
-        Whether every window counts the same, as in the paper, or every class.
-    seed : int
-        Seed of weights and batches.
-    """
+    """How probes are trained."""
 
     rates: Sequence[float] = RATES
     epochs: int = EPOCHS
@@ -42,18 +30,7 @@ PAPER: Final = ProbeSettings()
 
 
 def check_settings(settings: ProbeSettings) -> None:
-    """Refuse settings that cannot be trained with.
-
-    Parameters
-    ----------
-    settings : ProbeSettings
-        Rates, epochs, weights of the classes and seed.
-
-    Raises
-    ------
-    ConfigurationError
-        If one is impossible.
-    """
+    """Refuse settings that cannot be trained with."""
     if not len(settings.rates) or not all(0 < rate < np.inf for rate in settings.rates):
         raise ConfigurationError(f"rates must be positive, at least one; came {settings.rates!r}.")
     if settings.epochs < 1:

@@ -60,30 +60,7 @@ def train_probes(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[TrainedProbes, ...]:
-    """Train every probe at every rate, by cross-entropy or absolute error.
-
-    Parameters
-    ----------
-    features : ndarray of float32, shape (window, feature)
-        Features; only rows that are learned from are looked at.
-    data : sequence of ProbeData
-        What each probe learns from. Those with the same rows share batches, and the time for them.
-    kind : {"classification", "regression"}
-        What is predicted.
-    rates : sequence of float
-        Learning rates.
-    epochs : int
-        How often each window is seen.
-    seed : int
-        Seed of weights and batches.
-    progress : callable, optional
-        Called with the number of steps that are done and the number of all.
-
-    Returns
-    -------
-    tuple of TrainedProbes
-        In the order of `data`.
-    """
+    """Train every probe at every rate, by cross-entropy or absolute error."""
     clusters = group_by_windows(data)
     total = epochs * sum(cluster[0].steps for cluster in clusters)
     found: list[TrainedProbes | None] = [None] * len(data)
@@ -195,18 +172,7 @@ class _Cluster:
                 self.weights[i, places] = torch.as_tensor(d.weights, dtype=torch.float32)
 
     def batches(self, epochs: int) -> Iterator[_Batch]:
-        """Draw the batches of all groups, as `draw_batches` draws those of one.
-
-        Parameters
-        ----------
-        epochs : int
-            How often each window is seen.
-
-        Yields
-        ------
-        _Batch
-            The batches of a step.
-        """
+        """Draw the batches of all groups, as `draw_batches` draws those of one."""
         member = np.stack([np.isin(self.used, g.rows) for g in self.groups])
         sizes = [batch_size(len(g.rows)) for g in self.groups]
         for epoch in range(epochs):
@@ -222,13 +188,7 @@ class _Cluster:
                 yield _Batch(torch.from_numpy(order[start:stop]), torch.from_numpy(inside))
 
     def step(self, batch: _Batch) -> None:
-        """Take one step of all probes.
-
-        Parameters
-        ----------
-        batch : _Batch
-            The batches of all groups.
-        """
+        """Take one step of all probes."""
         x, of = self.x.index_select(0, batch.windows), self.group_of
         count = batch.inside.sum(1, keepdim=True)
         moments = self._moments(x, batch.inside / count)
@@ -288,15 +248,7 @@ class _Cluster:
         self.running.variance.lerp_(moments.variance * (count / (count - 1)), _FORGET)
 
     def trained(self) -> Iterator[tuple[int, TrainedProbes]]:
-        """Return the probes.
-
-        Yields
-        ------
-        int
-            Which of the probes that were asked for.
-        TrainedProbes
-            It.
-        """
+        """Return the probes."""
         for i, asked in enumerate(self.order):
             group = int(self.group_of[i])
             weight, bias = self._whole(i)

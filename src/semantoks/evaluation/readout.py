@@ -49,19 +49,7 @@ Reader = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float3
 
 @dataclass(frozen=True)
 class Scans:
-    """Scans that windows can be cut from, ROIs in the order of the model's atlas.
-
-    Parameters
-    ----------
-    lengths : ndarray of int, shape (scan,)
-        Samples of every scan.
-    valid : ndarray of bool, shape (scan, roi)
-        ROIs that carry signal.
-    read : callable
-        Takes scans (n,), first samples (n,) and a length; returns windows (n, roi, length).
-    name : callable
-        Takes the position of a scan; returns its name for messages.
-    """
+    """Scans that windows can be cut from, ROIs in the order of the model's atlas."""
 
     lengths: NDArray[np.int64]
     valid: NDArray[np.bool_]
@@ -69,18 +57,7 @@ class Scans:
     name: Callable[[int], str]
 
     def part(self, first: int, stop: int) -> Scans:
-        """Take neighbouring scans.
-
-        Parameters
-        ----------
-        first, stop : int
-            Position of the first, and of the one after the last.
-
-        Returns
-        -------
-        Scans
-            Those, counted from 0.
-        """
+        """Take neighbouring scans."""
         return Scans(
             self.lengths[first:stop],
             self.valid[first:stop],
@@ -91,23 +68,6 @@ class Scans:
 
 def check_whole(name: str, value: object) -> int:
     """Refuse what is not a whole number of at least 1.
-
-    Parameters
-    ----------
-    name : str
-        Name of the parameter, for the message.
-    value : object
-        What was given.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    InputError
-        If it is another thing.
 
     Examples
     --------
@@ -121,26 +81,6 @@ def check_whole(name: str, value: object) -> int:
 
 def window_starts(length: int, window: int, n_windows: int) -> NDArray[np.int64]:
     """Place windows evenly over a scan, the first at its beginning, the last at its end.
-
-    Parameters
-    ----------
-    length : int
-        Samples in the scan.
-    window : int
-        Samples in a window.
-    n_windows : int
-        How many windows are wanted.
-
-    Returns
-    -------
-    ndarray of int
-        First samples of the windows, rising; fewer than wanted if the scan has fewer places. One
-        window alone stands at the beginning.
-
-    Raises
-    ------
-    InputError
-        If the scan is shorter than a window, or the number of windows is none.
 
     Examples
     --------
@@ -159,25 +99,7 @@ def window_starts(length: int, window: int, n_windows: int) -> NDArray[np.int64]
 
 
 def window_length(encoder: SemantoksEncoder, window: int | None) -> int:
-    """Return the length of the windows to read, the model's own if none is wanted.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model.
-    window : int or None
-        Samples that are wanted.
-
-    Returns
-    -------
-    int
-        Samples in a window.
-
-    Raises
-    ------
-    InputError
-        If it does not hold whole patches.
-    """
+    """Return the length of the windows to read, the model's own if none is wanted."""
     if window is None:
         return encoder.window
     patch = encoder.patch
@@ -193,28 +115,7 @@ def window_length(encoder: SemantoksEncoder, window: int | None) -> int:
 def scans_of(
     store: Store, encoder: SemantoksEncoder, smaller_atlas: SmallerAtlas = "refuse"
 ) -> Scans:
-    """Take the scans of a store, in the model's atlas.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model.
-    smaller_atlas : {"refuse", "mask"}
-        Whether a store whose ROIs are only a part of the model's is refused, or its ROIs are
-        placed by label and networks that it lacks are masked.
-
-    Returns
-    -------
-    Scans
-        The scans; series stay on the disk.
-
-    Raises
-    ------
-    InputError
-        If store and model do not have the same atlas, and it may not or cannot be placed.
-    """
+    """Take the scans of a store, in the model's atlas."""
     if smaller_atlas not in get_args(SmallerAtlas):
         raise ConfigurationError(f"smaller_atlas is 'refuse' or 'mask', not {smaller_atlas!r}.")
 
@@ -260,35 +161,6 @@ def encode_scans(
     Most numbers are averaged over windows; those of "network-statistics", "second-order" and
     "log-synchrony" are of the tokens or correlations of all windows of a scan together. Networks
     of which a scan has no valid ROI are masked in all its windows.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model; used where its weights are, and left in the mode that it came in.
-    scans : Scans
-        The scans.
-    features : str
-        What is read out: names of `PARTS`, joined by "+".
-    windows : int
-        Windows a scan, evenly spaced.
-    window : int, optional
-        Samples in a window, a multiple of the model's patch; the model's window by default.
-    batch_size : int
-        Windows that are encoded at once.
-    precision : {"auto", "float32", "bf16", "fp16"}
-        Of matrix products; "auto" takes bf16 where it is faster.
-    progress : callable, optional
-        Called with the number of windows that are done and the number of all.
-
-    Returns
-    -------
-    ndarray of float32, shape (scan, feature)
-        One row a scan.
-
-    Raises
-    ------
-    InputError
-        If a scan is shorter than a window, or features come out that are not finite.
     """
     parts = feature_parts(features)
     rows = _Rows(encoder, parts, len(scans.lengths))
@@ -370,20 +242,7 @@ class _Rows:
 
 
 def check_lengths(scans: Scans, window: int) -> None:
-    """Refuse scans that are shorter than a window.
-
-    Parameters
-    ----------
-    scans : Scans
-        The scans.
-    window : int
-        Samples in a window.
-
-    Raises
-    ------
-    InputError
-        If there are such scans.
-    """
+    """Refuse scans that are shorter than a window."""
     short = np.flatnonzero(scans.lengths < window)
     if len(short):
         raise InputError(

@@ -23,17 +23,7 @@ _FEATURES_AT_ONCE: Final = 8192
 
 
 class Repeated(NamedTuple):
-    """Features of the same people in two or more recordings.
-
-    Parameters
-    ----------
-    features : ndarray of shape (session, subject, feature)
-        Features.
-    subjects : ndarray of shape (subject,)
-        Who they are.
-    sessions : tuple of str
-        Names of the recordings.
-    """
+    """Features of the same people in two or more recordings."""
 
     features: Float[NDArray[np.floating[Any]], "session subject feature"]
     subjects: Shaped[NDArray[Any], "subject"]
@@ -41,18 +31,7 @@ class Repeated(NamedTuple):
 
 
 class Identification(NamedTuple):
-    """How often a recording is nearest to the other recording of the same person.
-
-    Parameters
-    ----------
-    hits : ndarray of shape (2, subject)
-        1 where the nearest in the other recording is the same person: of the first recordings
-        looked up among the second, and the reverse. People who tie for the nearest share the hit.
-    own : ndarray of shape (subject,)
-        Correlation of a person's two recordings.
-    others : ndarray of shape (subject,)
-        Mean correlation of a person's recordings with the other recordings of the others.
-    """
+    """How often a recording is nearest to the other recording of the same person."""
 
     hits: Float[Matrix, "2 subject"]
     own: Float[Matrix, "subject"]
@@ -75,25 +54,6 @@ def repeated_recordings(
     sessions: tuple[str, str] | None = None,
 ) -> Repeated:
     """Collect the people who were recorded in both of two sessions.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features of the scans.
-    scans : DataFrame
-        Their table, with the columns subject and session.
-    sessions : tuple of str, optional
-        Two sessions; not needed where there are two.
-
-    Returns
-    -------
-    Repeated
-        Features, averaged over the scans of a person in a session.
-
-    Raises
-    ------
-    InputError
-        If a session is not there, there are not two, or fewer than two people are in both.
 
     Examples
     --------
@@ -185,27 +145,6 @@ def intraclass_correlation(
     With mean squares of a two-way analysis of variance between n subjects, between k sessions and
     of the error: (S - E) / (S + (k - 1) E + k (T - E) / n) is ICC(2,1), absolute agreement of
     random sessions; without the last term it is ICC(3,1), consistency. Shrout and Fleiss 1979.
-
-    Parameters
-    ----------
-    features : ndarray of shape (session, subject, feature)
-        Features of the same people in two or more recordings.
-    kind : {"agreement", "consistency"}
-        ICC(2,1) or ICC(3,1).
-    weights : array_like of shape (draw, subject), optional
-        How often each subject counts; each once if not given.
-
-    Returns
-    -------
-    ndarray of shape (feature,) or (draw, feature)
-        Intraclass correlations; NaN for a feature that is constant. They may be negative.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two sessions or subjects.
-    ConfigurationError
-        If the kind is unknown.
 
     Examples
     --------

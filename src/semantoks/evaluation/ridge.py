@@ -31,19 +31,7 @@ _COLUMNS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """A fitted ridge regression.
-
-    Parameters
-    ----------
-    coefficients : ndarray of shape (feature, output)
-        Slopes.
-    intercept : ndarray of shape (output,)
-        Intercepts.
-    penalty : float
-        The chosen penalty.
-    errors : ndarray of shape (penalty,)
-        Weighted mean squared error of left-out subjects, for every penalty.
-    """
+    """A fitted ridge regression."""
 
     coefficients: Float[Matrix, "feature output"]
     intercept: Float[Matrix, "output"]
@@ -51,18 +39,7 @@ class RidgeFit:
     errors: Float[Matrix, "penalty"]
 
     def predict(self, features: Float[Matrix, "scan feature"]) -> Float[Matrix, "scan output"]:
-        """Predict the outputs of new scans.
-
-        Parameters
-        ----------
-        features : ndarray of shape (scan, feature)
-            Features of the scans.
-
-        Returns
-        -------
-        ndarray of shape (scan, output)
-            Predictions.
-        """
+        """Predict the outputs of new scans."""
         return features @ self.coefficients + self.intercept
 
 
@@ -77,29 +54,6 @@ def fit_ridge(
     """Fit a ridge regression with the penalty that predicts left-out subjects best.
 
     Equal errors go to the stronger penalty. One penalty serves all outputs.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features; they are centred here, not scaled.
-    outputs : ndarray of shape (scan, output)
-        What is to be predicted.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of, or, where relatives are alike, the family: what is left out together.
-    weights : ndarray of shape (scan,), optional
-        Weight of each scan's squared error, all 1 if not given.
-    penalties : ndarray of shape (penalty,)
-        Positive penalties to choose from.
-
-    Returns
-    -------
-    RidgeFit
-        The fit on all scans with the chosen penalty.
-
-    Raises
-    ------
-    InputError
-        If all scans are of one subject.
 
     Examples
     --------
@@ -136,17 +90,6 @@ def rotate(
     A ridge or logistic regression on centred (not scaled) features depends on nothing but the
     inner products of the scans. These numbers have the same inner products (around the mean), so
     that predictions stay the same while 19,900 edges become as many columns as there are scans.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features.
-
-    Returns
-    -------
-    ndarray of shape (scan, at most scan)
-        Coordinates of the scans along their principal axes; the features as they are (centred) if
-        there are not more of them than scans.
 
     Examples
     --------

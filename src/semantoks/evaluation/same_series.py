@@ -29,19 +29,7 @@ _NEARLY_ONE: Final = 1 - 1e-6
 
 
 class SameSeries(NamedTuple):
-    """Two scans of different subjects that are the same recording.
-
-    Parameters
-    ----------
-    scans : (str, str)
-        Names of the scans.
-    subjects : (str, str)
-        Who they are said to be of.
-    correlation : float
-        Correlation of their time courses at the best shift; 1 if every number is the same.
-    shift : int
-        Samples by which the second begins later than the first.
-    """
+    """Two scans of different subjects that are the same recording."""
 
     scans: tuple[str, str]
     subjects: tuple[str, str]
@@ -51,18 +39,6 @@ class SameSeries(NamedTuple):
 
 def check_people(store: Store, scans: Sequence[str] | None = None) -> None:
     """Refuse a store in which a person stands under two ids.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    scans : sequence of str, optional
-        Names of the scans that are looked at; all if not given.
-
-    Raises
-    ------
-    InputError
-        If two scans of different subjects are the same recording.
 
     See Also
     --------
@@ -95,25 +71,6 @@ def same_series(
     other are compared by their time courses, at every shift that leaves at least 40 samples or
     half of the shorter scan in common. Two parts of one recording without a sample in common are
     not found.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    scans : sequence of str, optional
-        Names of the scans that are looked at; all if not given.
-    alike : float
-        Correlation from which on two series are the same.
-
-    Returns
-    -------
-    tuple of SameSeries
-        Pairs in the order of the store; empty if there are none.
-
-    Raises
-    ------
-    InputError
-        If a scan is not in the store, or has no subject.
     """
     names, subjects = store.scans["scan"].astype(str).to_numpy(), subjects_of(store.scans)
     rows = np.arange(len(store)) if scans is None else _rows_of(names, scans, store)

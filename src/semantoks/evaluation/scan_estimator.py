@@ -21,37 +21,10 @@ class ScanEstimator(BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def decision_function(self, X: Any) -> Float[NDArray[np.float64], "scan class"]:
-        """Return scores of shape (scan, class), or values of shape (scan, 1).
-
-        Parameters
-        ----------
-        X : array_like, WindowFeatures, WindowTokens, Store or Scans
-            What `fit` learned from, of other scans.
-
-        Returns
-        -------
-        ndarray of shape (scan, class)
-            Scores; of shape (scan, 1) for regression, in the unit of the target.
-        """
+        """Return scores of shape (scan, class), or values of shape (scan, 1)."""
 
     def predict(self, X: Any) -> Shaped[NDArray[Any], "scan"]:
-        """Predict scans.
-
-        Parameters
-        ----------
-        X : array_like, WindowFeatures, WindowTokens, Store or Scans
-            What `fit` learned from, of other scans.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Classes, or values in the unit of the target.
-
-        Raises
-        ------
-        InputError
-            If `decision_function` refuses them.
-        """
+        """Predict scans."""
         scores = self.decision_function(X)
         if self.kind == "regression":
             return scores[:, 0]

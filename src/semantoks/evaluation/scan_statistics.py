@@ -21,19 +21,7 @@ _STRONGEST: Final = 1 - 1e-6
 def token_statistics(
     tokens: Float[NDArray[np.floating[Any]], "window network patch dim"],
 ) -> Float[Matrix, "network_2_dim"]:
-    """Take mean and standard deviation of every network's tokens over patches and windows.
-
-    Parameters
-    ----------
-    tokens : ndarray of shape (window, network, patch, dim)
-        Tokens of all windows of a scan.
-
-    Returns
-    -------
-    ndarray of shape (network * 2 * dim,)
-        For every network dim means, then dim standard deviations (divided by the number of
-        tokens); a single token has none.
-    """
+    """Take mean and standard deviation of every network's tokens over patches and windows."""
     tokens = np.asarray(tokens, dtype=np.float64)
     return np.stack([tokens.mean((0, 2)), tokens.std((0, 2))], axis=1).ravel()
 
@@ -48,16 +36,6 @@ def second_order(
     network * q series over (window, patch). The numbers are the Fisher z of the correlation of
     every pair of them, also of the same network. Drawn directions keep inner products on average,
     and, other than principal ones, let no scan depend on another.
-
-    Parameters
-    ----------
-    tokens : ndarray of shape (window, network, patch, dim)
-        Tokens of all windows of a scan.
-
-    Returns
-    -------
-    ndarray of shape (pair,)
-        The lower triangle, row by row; 0 where nothing varies.
     """
     _, networks, _, dim = tokens.shape
     projected = np.asarray(tokens, dtype=np.float64) @ _directions(dim, n_directions(networks, dim))
@@ -68,18 +46,7 @@ def second_order(
 def correlation(
     series: Float[NDArray[np.floating[Any]], "... row time"],
 ) -> Float[Matrix, "... row row"]:
-    """Correlate series with one another.
-
-    Parameters
-    ----------
-    series : ndarray of shape (..., row, time)
-        Series.
-
-    Returns
-    -------
-    ndarray of shape (..., row, row)
-        1 on the diagonal; 0 beside it where a series does not vary.
-    """
+    """Correlate series with one another."""
     centred = np.asarray(series, dtype=np.float64)
     size = np.linalg.norm(centred, axis=-1, keepdims=True)
     centred = centred - centred.mean(-1, keepdims=True)
@@ -93,18 +60,7 @@ def correlation(
 
 
 def fisher_z_of(correlations: Float[Matrix, "... row row"]) -> Float[Matrix, "... pair"]:
-    """Take the Fisher z of every pair of a correlation matrix.
-
-    Parameters
-    ----------
-    correlations : ndarray of shape (..., row, row)
-        Symmetric.
-
-    Returns
-    -------
-    ndarray of shape (..., pair)
-        The lower triangle, row by row.
-    """
+    """Take the Fisher z of every pair of a correlation matrix."""
     row, column = np.tril_indices(correlations.shape[-1], -1)
     pairs = correlations[..., row, column]
     return np.asarray(np.arctanh(np.clip(pairs, -_STRONGEST, _STRONGEST)))
@@ -116,16 +72,6 @@ def log_of(covariances: Float[Matrix, "window row row"]) -> Float[Matrix, "entry
     Where covariances are many, each says something of all others. The logarithm takes indirect
     ones out, as partial correlations do, and is less noisy; halfway to the identity, which is the
     covariance of ROIs that have nothing in common, it exists however short a scan is.
-
-    Parameters
-    ----------
-    covariances : ndarray of shape (window, row, row)
-        Of all windows of a scan.
-
-    Returns
-    -------
-    ndarray of shape (entry,)
-        The lower triangle with the diagonal of log(½ mean + ½ identity), row by row.
     """
     mean = covariances.mean(axis=0)
     lower = np.tril_indices(len(mean))
@@ -137,18 +83,6 @@ def log_of(covariances: Float[Matrix, "window row row"]) -> Float[Matrix, "entry
 
 def n_directions(networks: int, dim: int) -> int:
     """Say onto how many directions `second_order` projects tokens.
-
-    Parameters
-    ----------
-    networks : int
-        Networks of the tokens.
-    dim : int
-        Width of a token.
-
-    Returns
-    -------
-    int
-        At least 1.
 
     Examples
     --------

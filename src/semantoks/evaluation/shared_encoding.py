@@ -40,32 +40,13 @@ from semantoks.training.precision import Precision
 
 
 class ModelPlace(NamedTuple):
-    """Where processes find a model.
-
-    Parameters
-    ----------
-    folder : str
-        A run or a model folder, or a name on the hub.
-    fresh_weights_seed : int or None
-        Seed of fresh weights, if not those of the folder are wanted.
-    """
+    """Where processes find a model."""
 
     folder: str
     fresh_weights_seed: int | None = None
 
     def load(self) -> SemantoksEncoder:
-        """Load the model.
-
-        Returns
-        -------
-        SemantoksEncoder
-            With the preprocessing that it expects.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
+        """Load the model."""
         saved = load_model(self.folder)
         if self.fresh_weights_seed is None:
             return saved.encoder
@@ -74,26 +55,7 @@ class ModelPlace(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharing:
-    """Who encodes, and where what is done is kept meanwhile.
-
-    Parameters
-    ----------
-    model : ModelPlace
-        Where others find the model; it must be the one that is given to `embed`.
-    workers : int or None
-        Processes of this machine, a thread each; None is one a core.
-    scheduler : str or None
-        Address or file of the scheduler of a Dask cluster that encodes instead.
-    device : str
-        What each process computes on; "auto" is a GPU where there is one.
-    keep : Path or None
-        Folder for what is done, so that an interrupted call can go on; removed in the end.
-
-    Raises
-    ------
-    ConfigurationError
-        If the number of processes is none, or both are given.
-    """
+    """Who encodes, and where what is done is kept meanwhile."""
 
     model: ModelPlace
     workers: int | None = 1
@@ -106,23 +68,7 @@ class Sharing:
 
 
 class Reading(NamedTuple):
-    """How scans are encoded.
-
-    Parameters
-    ----------
-    features : {"mean+cls", "mean", "cls", "networks"}
-        What is read out.
-    windows : int
-        Windows a scan, evenly spaced.
-    window : int or None
-        Samples in a window; the model's window if None.
-    smaller_atlas : {"refuse", "mask"}
-        What becomes of a store whose ROIs are only a part of the model's.
-    batch_size : int
-        Windows that are encoded at once.
-    precision : {"float32", "bf16", "fp16"}
-        Of matrix products.
-    """
+    """How scans are encoded."""
 
     features: FeatureKind
     windows: int
@@ -148,34 +94,7 @@ def encode_together(
     identity: Mapping[str, Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Average the read-out over the windows of every scan, by those who share the work.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model, as `sharing` says where to find it; what it cannot read is refused at once.
-    sharing : Sharing
-        Who encodes.
-    reading : Reading
-        How.
-    identity : mapping
-        All that the features depend on; what is kept of other features is dropped.
-    progress : callable, optional
-        Called with the number of scans that are done and that there are.
-
-    Returns
-    -------
-    ndarray of float32, shape (scan, feature)
-        One row a scan, in the order of the store.
-
-    Raises
-    ------
-    InputError
-        If a scan is shorter than a window, the cluster is not there or cannot see the files, or
-        some scans end every process that encodes them.
-    """
+    """Average the read-out over the windows of every scan, by those who share the work."""
     window = window_length(encoder, reading.window)
     check_lengths(scans_of(store, encoder, reading.smaller_atlas), window)
     check_whole("windows", reading.windows)
@@ -263,18 +182,7 @@ def _kept(folder: Path | None, digest: str) -> Iterator[Path | None]:
 
 
 def weights_digest(encoder: SemantoksEncoder) -> str:
-    """Condense the weights of a model.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The model, on any device.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Condense the weights of a model."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())

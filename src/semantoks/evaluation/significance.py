@@ -34,21 +34,7 @@ FEWEST_FOLDS: Final = 5
 
 
 class ResampledTest(NamedTuple):
-    """A corrected resampled t-test of a difference.
-
-    Parameters
-    ----------
-    difference : float
-        Mean over the folds.
-    low, high : float
-        95 % interval.
-    statistic : float
-        t.
-    p : float
-        Two-sided.
-    n_folds : int
-        Folds in which the difference was defined.
-    """
+    """A corrected resampled t-test of a difference."""
 
     difference: float
     low: float
@@ -59,18 +45,7 @@ class ResampledTest(NamedTuple):
 
 
 class PermutationTest(NamedTuple):
-    """A score among those of permuted labels.
-
-    Parameters
-    ----------
-    value : float
-        The metric with the true labels.
-    null : ndarray of shape (permutation,)
-        The metric with each permutation of them.
-    p : float
-        (1 + permutations that score at least as well) / (1 + permutations): one-sided. A
-        permutation with which the metric is not defined counts as one that does.
-    """
+    """A score among those of permuted labels."""
 
     value: float
     null: Float[Vector, "permutation"]
@@ -85,21 +60,6 @@ def resampled_t_test(
     Folds share training scans, so that their differences are not independent and a plain t-test
     finds differences where none are. Nadeau and Bengio (2003) put the variance of the mean of J
     folds at (1 / J + n_test / n_train) of the variance of the folds.
-
-    Parameters
-    ----------
-    differences : array_like of shape (fold,)
-        One method minus the other, the same folds; NaN where not defined.
-    n_train, n_test : float
-        Scans in the training and the test part of a fold, on average.
-    confidence : float
-        Share of the distribution inside of the interval.
-
-    Returns
-    -------
-    ResampledTest
-        Difference, interval and p; NaN with fewer than two folds. Equal differences in all folds
-        have p = 0, or p = 1 if they are zero.
 
     Examples
     --------
@@ -139,30 +99,6 @@ def compare_folds(
     has a recall, no balanced accuracy. What is tested there is the pooled difference, as a mean
     over folds of what each says of it (`pooled_differences`). F1 and Pearson's r are no ratios of
     sums over folds, and are not tested there.
-
-    Parameters
-    ----------
-    first, second : sequence of FoldPrediction
-        Predictions of two methods, split for split.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    kind : {"classification", "regression"}
-        What the target is.
-    metric : str, optional
-        Which metric; the deciding one by default.
-
-    Returns
-    -------
-    ResampledTest
-        The test of first minus second. With fewer than `FEWEST_FOLDS` folds there is a difference
-        but no interval and no p: with two of them p < .05 comes by chance where both differ alike.
-
-    Raises
-    ------
-    InputError
-        If the splits are not the same.
-    ConfigurationError
-        If there is no such metric.
     """
     name = _metric_name(kind, metric)
     if len(first) != len(second) or not len(first):
@@ -232,53 +168,6 @@ def permutation_test(
 
     Preparation, scaling, penalty and model are fitted anew for every permutation. The labels of
     all scans of a subject move together, and those of a family, whose members are alike.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        Features of the scans.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    divide : callable
-        Takes labels and returns splits. It is called with every permutation: splits that are
-        stratified by the true labels would treat permuted ones otherwise.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    families : ndarray of shape (scan,), optional
-        Family of each scan, as `families_of` returns: what is left out to choose a penalty, and
-        what labels move with. Not given, people have no relatives.
-    blocks : ndarray of shape (scan,), optional
-        Labels move within a block only, such as a site; anywhere by default.
-    metric : str, optional
-        Which metric, averaged over folds; the deciding one by default.
-    n_permutations : int
-        Permutations.
-    seed : int
-        Seed of the permutations.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes.
-    scaling : {"standardize", "center"}
-        Whether features are brought to unit variance, or only centred.
-    prepare : Preparation, optional
-        What is done to the features before, as for `cross_validated_predictions`; not fitted.
-    scans : DataFrame, optional
-        The table of the scans, where the preparation finds sites and confounds.
-    progress : callable, optional
-        Called with the number of permutations that are done and the number of all.
-
-    Returns
-    -------
-    PermutationTest
-        Score, those of the permutations, and p.
-
-    Raises
-    ------
-    InputError
-        If there is no permutation, or labels cannot move.
-    ConfigurationError
-        If there is no such metric.
     """
     name = _metric_name(kind, metric)
     if n_permutations < 1:
@@ -315,26 +204,6 @@ def correct_p_values(
     p: Shaped[ArrayLike, "test"], method: Correction = "fdr_bh"
 ) -> Float[Vector, "test"]:
     """Correct p-values for how many there are.
-
-    Parameters
-    ----------
-    p : array_like of shape (test,)
-        p-values; NaN where a test was not possible, which then does not count.
-    method : {"fdr_bh", "fdr_by", "holm"}
-        False discovery rate (Benjamini and Hochberg, or Benjamini and Yekutieli for any
-        dependence), or family-wise error (Holm).
-
-    Returns
-    -------
-    ndarray of shape (test,)
-        Corrected p-values in the same order.
-
-    Raises
-    ------
-    InputError
-        If a value is not between 0 and 1.
-    ConfigurationError
-        If the method is unknown.
 
     Examples
     --------

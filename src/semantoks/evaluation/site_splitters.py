@@ -190,25 +190,7 @@ class SiteStratifiedFolds(Splitter):
 
 
 def sites_of(scans: pd.DataFrame, column: str = "site") -> NDArray[Any]:
-    """Return each scan's site.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan.
-    column : str
-        Column that names the site.
-
-    Returns
-    -------
-    ndarray of str, shape (scan,)
-        Sites; at least two, none unknown.
-
-    Raises
-    ------
-    InputError
-        If the column is absent or incomplete, or there is one site only.
-    """
+    """Return each scan's site."""
     sites = text_of(scans, column)
     unknown = int((sites == "").sum())
     names = np.unique(sites[sites != ""])

@@ -73,23 +73,6 @@ def check_split(
 ) -> None:
     """Refuse a split that leaks, or that nothing can be learned from.
 
-    Parameters
-    ----------
-    split : Split
-        The split.
-    subjects : array_like of shape (scan,)
-        Who each scan is of.
-    classes : array_like of shape (scan,), optional
-        Class of each scan; not given for regression.
-    families : array_like of shape (scan,), optional
-        Family of each scan, as `families_of` returns; not given, people have no relatives.
-
-    Raises
-    ------
-    InputError
-        If training or test part is empty, a row repeats or does not exist, a subject or a family
-        is in two parts, or the training part holds one class only.
-
     Examples
     --------
     >>> split = Split("mine", 0, "0", train=np.array([0, 1]), test=np.array([2]))

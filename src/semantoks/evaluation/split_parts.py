@@ -30,19 +30,6 @@ class ChoiceSplit:
 
     A rate, an epoch, a penalty or a read-out is chosen by functions that take this type, so that
     no test scan can reach them.
-
-    Parameters
-    ----------
-    name : str
-        How the split was made.
-    repeat : int
-        Number of the repetition, from 0.
-    fold : str
-        Number of the fold, or the site that is left out.
-    train : ndarray of int
-        Rows of the scans that are learned from.
-    validation : ndarray of int
-        Rows of the scans that choices are made on; at least one.
     """
 
     name: str
@@ -58,22 +45,6 @@ class ChoiceSplit:
 @dataclass(frozen=True)
 class Split:
     """Which scans are learned from, which are predicted, and which choices may be made on.
-
-    Parameters
-    ----------
-    name : str
-        How the split was made, such as "subject" or "site".
-    repeat : int
-        Number of the repetition, from 0.
-    fold : str
-        Number of the fold, or the site that is left out.
-    train : ndarray of int
-        Rows of the scans that are learned from.
-    test : ndarray of int
-        Rows of the scans that are predicted.
-    validation : ndarray of int
-        Rows of the scans that choices may be made on, such as a rate or when to stop; none by
-        default. Never rows of the test part.
 
     Examples
     --------
@@ -94,18 +65,7 @@ class Split:
         return f"{self.name} split, repeat {self.repeat}, fold {self.fold}"
 
     def for_choice(self) -> ChoiceSplit:
-        """Return what may be looked at while something is chosen.
-
-        Returns
-        -------
-        ChoiceSplit
-            Training and validation part; there is no test part in it.
-
-        Raises
-        ------
-        InputError
-            If the split has no validation part.
-        """
+        """Return what may be looked at while something is chosen."""
         if not len(self.validation):
             raise InputError(
                 f"{self} has no validation part, so that nothing can be chosen on it, and choices "
@@ -116,16 +76,6 @@ class Split:
 
 def kind_of(truth: Shaped[ArrayLike, "scan"]) -> Kind:
     """Tell whether a target is a class or a value.
-
-    Parameters
-    ----------
-    truth : array_like of shape (scan,)
-        Class or value of each scan.
-
-    Returns
-    -------
-    {"classification", "regression"}
-        Regression for a number with more than 10 different values, otherwise classification.
 
     Examples
     --------
@@ -139,23 +89,7 @@ def kind_of(truth: Shaped[ArrayLike, "scan"]) -> Kind:
 
 
 def subjects_of(scans: pd.DataFrame) -> Shaped[NDArray[Any], "scan"]:
-    """Return who each scan is of.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan, with the column subject.
-
-    Returns
-    -------
-    ndarray of shape (scan,)
-        Subjects as text.
-
-    Raises
-    ------
-    InputError
-        If the column is absent, or a scan has no subject.
-    """
+    """Return who each scan is of."""
     subjects = text_of(scans, "subject")
     nameless = np.flatnonzero(subjects == "")
     if len(nameless):
@@ -170,24 +104,6 @@ def families_of(
     scans: pd.DataFrame, family_column: str | None = None
 ) -> Shaped[NDArray[Any], "scan"]:
     """Return which people must stay in one part.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan, with the columns subject and `family_column`.
-    family_column : str, optional
-        Column that names the family; twins are of one family. Scans without a family are kept
-        with their subject only. Not given, every subject is a family.
-
-    Returns
-    -------
-    ndarray of shape (scan,)
-        Of each scan the first subject of its family. Who is named in two families joins them.
-
-    Raises
-    ------
-    InputError
-        If a column is absent, nobody has a family, or a scan has no subject.
 
     Examples
     --------
@@ -218,25 +134,7 @@ def families_of(
 
 
 def text_of(scans: pd.DataFrame, column: str) -> NDArray[Any]:
-    """Return a column as stripped text, missing values as empty text.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan.
-    column : str
-        Name of the column.
-
-    Returns
-    -------
-    ndarray of str, shape (scan,)
-        The values.
-
-    Raises
-    ------
-    InputError
-        If the column is absent.
-    """
+    """Return a column as stripped text, missing values as empty text."""
     if column not in scans.columns:
         known = [str(name) for name in scans.columns]
         raise InputError(

@@ -19,19 +19,7 @@ from semantoks.files import replacing
 
 
 class NamedSplit(NamedTuple):
-    """A split whose parts are names.
-
-    Parameters
-    ----------
-    name : str
-        How the split was made.
-    repeat : int
-        Number of the repetition, from 0.
-    fold : str
-        Number of the fold, or the site that is left out.
-    parts : mapping of str to tuple of str
-        Names (of scans or of subjects) in "train", "validation" and "test".
-    """
+    """A split whose parts are names."""
 
     name: str
     repeat: int
@@ -40,20 +28,7 @@ class NamedSplit(NamedTuple):
 
 
 def splits_table(splits: Sequence[Split], scans: Sequence[str]) -> pd.DataFrame:
-    """Write splits down as a table.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        The splits.
-    scans : sequence of str
-        Identity of the scan in each row that the splits count.
-
-    Returns
-    -------
-    DataFrame
-        Columns split, repeat, fold, scan and part ("train", "validation" or "test").
-    """
+    """Write splits down as a table."""
     names = np.asarray(scans, dtype=object)
     parts = [
         pd.DataFrame(
@@ -73,23 +48,7 @@ def splits_table(splits: Sequence[Split], scans: Sequence[str]) -> pd.DataFrame:
 
 
 def splits_record(table: pd.DataFrame, scans: pd.DataFrame | None = None) -> dict[str, Any]:
-    """Return the table of splits as plain lists with a hash, for JSON.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `splits_table` returned.
-    scans : DataFrame, optional
-        The rows that the splits count, with the columns scan and subject: the record then says
-        for which scans of which subjects it was made, and `read_splits` refuses all others.
-
-    Returns
-    -------
-    dict
-        "folds": a list of name, repeat, fold and the sorted scans of the parts (validation only if
-        there is one); "sha256": hash of the canonical JSON of "folds"; with `scans`, "n_scans" and
-        "scans_sha256".
-    """
+    """Return the table of splits as plain lists with a hash, for JSON."""
     folds: list[dict[str, Any]] = []
     for key, rows in table.groupby(["split", "repeat", "fold"], sort=False):
         name, repeat, fold = map(str, key)
@@ -165,23 +124,7 @@ def read_splits(path: str | Path, scans: pd.DataFrame) -> list[Split]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record of splits and check its hash.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        What `splits_record` made.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, is no record of splits, or does not fit its hash.
-    """
+    """Read a record of splits and check its hash."""
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("folds"), list):
         raise InputError(
@@ -202,23 +145,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    object
-        Its content.
-
-    Raises
-    ------
-    InputError
-        If it does not exist or is not JSON.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -228,25 +155,7 @@ def read_json(path: Path) -> Any:
 
 
 def named_splits(record: Mapping[str, Any], path: Path) -> list[NamedSplit]:
-    """Take the splits out of a record.
-
-    Parameters
-    ----------
-    record : mapping
-        What `read_record` returned.
-    path : Path
-        Where it came from, for messages.
-
-    Returns
-    -------
-    list of NamedSplit
-        The splits, parts as names of scans.
-
-    Raises
-    ------
-    InputError
-        If a fold lacks something.
-    """
+    """Take the splits out of a record."""
     found = []
     for number, fold in enumerate(record["folds"]):
         try:
@@ -268,20 +177,7 @@ def named_splits(record: Mapping[str, Any], path: Path) -> list[NamedSplit]:
 
 
 def located(split: NamedSplit, names: NDArray[Any]) -> Split:
-    """Turn names into the rows that bear them.
-
-    Parameters
-    ----------
-    split : NamedSplit
-        A split of names that all occur.
-    names : ndarray of str, shape (scan,)
-        Name of each row; several rows may bear one.
-
-    Returns
-    -------
-    Split
-        The same split, in rows.
-    """
+    """Turn names into the rows that bear them."""
     rows = {part: np.flatnonzero(np.isin(names, list(split.parts[part]))) for part in PARTS}
     return Split(
         split.name, split.repeat, split.fold, rows["train"], rows["test"], rows["validation"]

@@ -53,26 +53,6 @@ def subject_folds(
 ) -> list[Split]:
     """Divide the subjects into folds, repeatedly, with about the same mixture of targets in each.
 
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan, with the column subject.
-    truth : array_like of shape (scan,)
-        Class or value of each scan.
-    kind : {"classification", "regression"}
-        Whether folds are stratified by class, or by quantile of the value.
-    n_folds : int
-        Number of folds.
-    repeats : int
-        How often the subjects are divided anew.
-    seed : int
-        Seed of the divisions.
-
-    Returns
-    -------
-    list of Split
-        `repeats` × `n_folds` splits, every one checked; in a repeat every scan is tested once.
-
     Examples
     --------
     >>> scans = pd.DataFrame({"subject": ["a", "a", "b", "c", "d"]})
@@ -87,22 +67,6 @@ def leave_one_site_out(
     scans: pd.DataFrame, truth: Shaped[ArrayLike, "scan"], *, kind: Kind, site_column: str = "site"
 ) -> list[Split]:
     """Test on each site what was learned on all others.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan, with the column subject and `site_column`.
-    truth : array_like of shape (scan,)
-        Class or value of each scan.
-    kind : {"classification", "regression"}
-        What the target is.
-    site_column : str
-        Column that names the site.
-
-    Returns
-    -------
-    list of Split
-        One split a site, every one checked; every scan is tested once.
 
     Examples
     --------

@@ -34,19 +34,7 @@ from semantoks.evaluation.stratification import (
 
 @dataclass(frozen=True)
 class Cohort:
-    """What splits are made of, checked.
-
-    Parameters
-    ----------
-    scans : DataFrame
-        One row a scan.
-    families : ndarray of shape (scan,)
-        Who must stay together.
-    truth : ndarray of shape (scan,) or None
-        Class or value of each scan; without it nothing is stratified.
-    kind : {"classification", "regression"}
-        What the target is.
-    """
+    """What splits are made of, checked."""
 
     scans: pd.DataFrame
     families: Shaped[NDArray[Any], "scan"]
@@ -56,15 +44,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Splitter(BaseCrossValidator):  # type: ignore[misc]
-    """What all splitters do: make splits, take validation parts out of training, and check.
-
-    Parameters
-    ----------
-    family_column : str, optional
-        Column of the table that names the family: relatives, and so twins, stay together.
-    seed : int
-        Seed of the divisions.
-    """
+    """What all splitters do: make splits, take validation parts out of training, and check."""
 
     # Where scikit-learn routes metadata, groups come to a splitter without being asked for.
     __metadata_request__split = {"groups": True}  # noqa: RUF012
@@ -79,28 +59,7 @@ class Splitter(BaseCrossValidator):  # type: ignore[misc]
         *,
         kind: Kind | None = None,
     ) -> list[Split]:
-        """Make splits of a table of scans.
-
-        Parameters
-        ----------
-        scans : DataFrame
-            One row a scan, with the column subject and what else the splitter needs.
-        truth : array_like of shape (scan,), optional
-            Class or value of each scan. Without it nothing is stratified.
-        kind : {"classification", "regression"}, optional
-            What the target is; by default regression for a number with more than 10 different
-            values, otherwise classification.
-
-        Returns
-        -------
-        list of Split
-            The splits, every one checked by `check_splits`.
-
-        Raises
-        ------
-        InputError
-            If the table does not allow such splits, or one of them leaks.
-        """
+        """Make splits of a table of scans."""
         values = None if truth is None else np.asarray(truth)
         if values is not None and len(values) != len(scans):
             raise InputError(f"{len(values)} true values came for a table of {len(scans)} scans.")
@@ -116,24 +75,7 @@ class Splitter(BaseCrossValidator):  # type: ignore[misc]
         y: Shaped[ArrayLike, "scan"] | None = None,
         groups: Any = None,
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Yield training and test rows, for scikit-learn.
-
-        Parameters
-        ----------
-        X : array_like of shape (scan, feature)
-            Features, or the table of scans.
-        y : array_like of shape (scan,), optional
-            Class or value of each scan.
-        groups : DataFrame or array_like of shape (scan,), optional
-            The table of scans, or who each scan is of. Not needed if `X` is the table.
-
-        Yields
-        ------
-        train : ndarray of int
-            Rows to learn from, those for validation among them.
-        test : ndarray of int
-            Rows to predict.
-        """
+        """Yield training and test rows, for scikit-learn."""
         for made in self.splits(_table_of(X, groups), y):
             yield np.sort(np.concatenate([made.train, made.validation])), made.test
 
@@ -270,29 +212,7 @@ class RandomSubjectSplits(Splitter):
 
 
 def carve_validation(splits: list[Split], cohort: Cohort, share: float, seed: int) -> list[Split]:
-    """Move a share of the people of every training part to a validation part.
-
-    Parameters
-    ----------
-    splits : list of Split
-        Splits without a validation part.
-    cohort : Cohort
-        What they were made of.
-    share : float
-        Share of the people of a training part, of every class the same; 0 leaves all as it is.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    list of Split
-        The same tests, with validation parts.
-
-    Raises
-    ------
-    InputError
-        If the share is impossible, or leaves nobody of a class.
-    """
+    """Move a share of the people of every training part to a validation part."""
     check_share("validation", share, zero="allowed")
     if not share:
         return splits
@@ -313,42 +233,14 @@ def carve_validation(splits: list[Split], cohort: Cohort, share: float, seed: in
 
 
 def check_share(name: str, share: float, zero: Literal["allowed", "refused"] = "refused") -> None:
-    """Refuse what is not a share.
-
-    Parameters
-    ----------
-    name : str
-        What it is a share for.
-    share : float
-        The share.
-    zero : {"allowed", "refused"}
-        Whether the part may be left out.
-
-    Raises
-    ------
-    InputError
-        If it is not between 0 and 1.
-    """
+    """Refuse what is not a share."""
     if not (0 < share < 1 or (share == 0 and zero == "allowed")) or not math.isfinite(share):
         least = "at least 0" if zero == "allowed" else "above 0"
         raise InputError(f"the share for {name} is {share}; it must be {least} and below 1.")
 
 
 def refuse_too_few(cohort: Cohort, n_folds: int) -> None:
-    """Refuse folds of which one would get nobody, in all or of a class.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        What is divided.
-    n_folds : int
-        Number of folds.
-
-    Raises
-    ------
-    InputError
-        If there are fewer people than folds, in all or of a class.
-    """
+    """Refuse folds of which one would get nobody, in all or of a class."""
     people, truth = cohort.families, cohort.truth
     n = len(np.unique(people))
     if n < n_folds:

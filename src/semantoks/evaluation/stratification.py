@@ -18,25 +18,7 @@ _QUANTILE_BINS: Final = 10
 
 
 def random_state(seed: int, *numbers: int) -> int:
-    """Return a state that no other seed and numbers share; seed + repeat would be shared.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the divisions.
-    *numbers : int
-        Which division, such as the repeat.
-
-    Returns
-    -------
-    int
-        State for scikit-learn.
-
-    Raises
-    ------
-    InputError
-        If the seed is negative.
-    """
+    """Return a state that no other seed and numbers share; seed + repeat would be shared."""
     if seed < 0:
         raise InputError(f"the seed of the divisions must not be negative; {seed} came.")
     return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0])
@@ -49,27 +31,7 @@ def strata_of(
     n_parts: int,
     most_bins: int = _QUANTILE_BINS,
 ) -> NDArray[np.intp]:
-    """Return the class of every scan, or the quantile of its value.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,) or None
-        Class or value of each scan; None makes one stratum of all.
-    groups : ndarray of shape (scan,)
-        Who must stay together.
-    kind : {"classification", "regression"}
-        What the target is.
-    n_parts : int
-        Number of parts that each get a share of every stratum: values are binned so coarsely that
-        this is possible.
-    most_bins : int
-        Largest number of quantiles.
-
-    Returns
-    -------
-    ndarray of int, shape (scan,)
-        Codes of the strata.
-    """
+    """Return the class of every scan, or the quantile of its value."""
     if truth is None:
         return np.zeros(len(groups), dtype=np.intp)
     if kind == "classification":
@@ -82,24 +44,7 @@ def strata_of(
 def stratified_folds(
     strata: NDArray[Any], groups: Shaped[NDArray[Any], "scan"], n_folds: int, state: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Divide groups into folds with about the same strata in each.
-
-    Parameters
-    ----------
-    strata : ndarray of int, shape (scan,)
-        Stratum of each scan; one with fewer groups than folds is not in every fold.
-    groups : ndarray of shape (scan,)
-        Who must stay together.
-    n_folds : int
-        Number of folds.
-    state : int
-        State for scikit-learn.
-
-    Returns
-    -------
-    list of (ndarray, ndarray)
-        Training and test rows of every fold.
-    """
+    """Divide groups into folds with about the same strata in each."""
     # A fold's share of a stratum is a share of its groups: scikit-learn balances them one by one.
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=state)
     with warnings.catch_warnings():
@@ -118,23 +63,6 @@ def dealt_folds(
 
     For sites of which a class has fewer groups than there are folds: these cannot be in every fold,
     but the site can be, and so can the class of all such sites together.
-
-    Parameters
-    ----------
-    sites, targets : ndarray of int, shape (scan,)
-        Codes of site and class of each scan. A group counts by its first scan.
-    groups : ndarray of shape (scan,)
-        Who must stay together.
-    n_folds : int
-        Number of folds.
-    state : int
-        State of the random numbers.
-
-    Returns
-    -------
-    list of (ndarray, ndarray)
-        Training and test rows of every fold. The numbers of a site's groups in two folds differ by
-        one at most.
 
     Examples
     --------
@@ -171,33 +99,7 @@ def draw_groups(
     state: int,
     what: str,
 ) -> NDArray[np.bool_]:
-    """Draw groups at random, of every class (or quantile) the same share.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,) or None
-        Class or value of each scan. A group counts by its first scan.
-    groups : ndarray of shape (scan,)
-        Who must stay together.
-    kind : {"classification", "regression"}
-        What the target is.
-    number : int
-        How many groups to draw.
-    state : int
-        State for scikit-learn.
-    what : str
-        What they are drawn for, for the message.
-
-    Returns
-    -------
-    ndarray of bool, shape (scan,)
-        Scans of the groups that were drawn.
-
-    Raises
-    ------
-    InputError
-        If there are too few groups, or a class would be missing among those drawn or the rest.
-    """
+    """Draw groups at random, of every class (or quantile) the same share."""
     ids, first = np.unique(groups, return_index=True)
     if not 0 < number < len(ids):
         raise InputError(

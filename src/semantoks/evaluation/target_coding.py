@@ -23,17 +23,7 @@ _MARGIN = 1.0
 
 @dataclass(frozen=True, eq=False)
 class TargetCoding:
-    """What was learned of a target in the training part.
-
-    Parameters
-    ----------
-    kind : {"classification", "regression"}
-        What the target is.
-    classes : ndarray of int, shape (output,)
-        Codes of the classes that can be predicted; empty for regression.
-    mean, deviation : float
-        Of the values; 0 and 1 for classification.
-    """
+    """What was learned of a target in the training part."""
 
     kind: Kind
     classes: NDArray[np.int64]
@@ -42,25 +32,7 @@ class TargetCoding:
 
     @classmethod
     def of(cls, truth: Shaped[NDArray[Any], "scan"], kind: Kind) -> TargetCoding:
-        """Learn from the training part.
-
-        Parameters
-        ----------
-        truth : ndarray of shape (scan,)
-            Codes of the classes, or values, of the training part alone.
-        kind : {"classification", "regression"}
-            What the target is.
-
-        Returns
-        -------
-        TargetCoding
-            The coding.
-
-        Raises
-        ------
-        InputError
-            If all values are the same.
-        """
+        """Learn from the training part."""
         if kind == "classification":
             return cls(kind, np.unique(truth).astype(np.int64))
         deviation = float(np.std(truth))
@@ -74,18 +46,7 @@ class TargetCoding:
         return len(self.classes) if self.kind == "classification" else 1
 
     def encode(self, truth: Shaped[NDArray[Any], "scan"]) -> Shaped[NDArray[Any], "scan"]:
-        """Return what is trained on.
-
-        Parameters
-        ----------
-        truth : ndarray of shape (scan,)
-            Codes of classes of the training part, or values.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Codes without a gap (int64), or standardised values (float64).
-        """
+        """Return what is trained on."""
         if self.kind == "classification":
             return np.searchsorted(self.classes, truth).astype(np.int64)
         return np.asarray((np.asarray(truth, dtype=np.float64) - self.mean) / self.deviation)
@@ -93,18 +54,7 @@ class TargetCoding:
     def predict(
         self, outputs: Float[NDArray[np.float64], "... scan output"]
     ) -> Shaped[NDArray[Any], "... scan"]:
-        """Turn outputs into predictions.
-
-        Parameters
-        ----------
-        outputs : ndarray of shape (..., scan, output)
-            Logits, or standardised values.
-
-        Returns
-        -------
-        ndarray of shape (..., scan)
-            Codes of classes, or values in the unit of the target.
-        """
+        """Turn outputs into predictions."""
         if self.kind == "classification":
             return np.asarray(self.classes[outputs.argmax(axis=-1)])
         return np.asarray(outputs[..., 0] * self.deviation + self.mean)
@@ -112,21 +62,7 @@ class TargetCoding:
     def scores(
         self, outputs: Float[NDArray[np.float64], "scan output"], n_classes: int
     ) -> Float[NDArray[np.float64], "scan class"]:
-        """Put the logits of the known classes among those of all.
-
-        Parameters
-        ----------
-        outputs : ndarray of shape (scan, output)
-            Logits.
-        n_classes : int
-            Number of all classes.
-
-        Returns
-        -------
-        ndarray of shape (scan, class)
-            Logits; a class that was not learned from has one number, below all others. Of shape
-            (scan, 0) for regression.
-        """
+        """Put the logits of the known classes among those of all."""
         if self.kind == "regression":
             return np.empty((len(outputs), 0))
         lowest = float(outputs.min(initial=0.0)) - _MARGIN
@@ -139,21 +75,7 @@ class TargetCoding:
         truth: Shaped[NDArray[Any], "scan"],
         outputs: Float[NDArray[np.float64], "candidate scan output"],
     ) -> Float[NDArray[np.float64], "candidate"]:
-        """Measure what choices are made by; the lower, the better.
-
-        Parameters
-        ----------
-        truth : ndarray of shape (scan,)
-            Codes of classes, or values, of the validation part.
-        outputs : ndarray of shape (candidate, scan, output)
-            Outputs of each candidate.
-
-        Returns
-        -------
-        ndarray of shape (candidate,)
-            Balanced accuracy, negative, or mean absolute error in the unit of the target; infinite
-            for a candidate that diverged.
-        """
+        """Measure what choices are made by; the lower, the better."""
         guesses = [self.predict(one) for one in outputs]
         if self.kind == "classification":
             losses = np.array([-float(balanced_accuracy(truth, guess)) for guess in guesses])
@@ -168,20 +90,7 @@ class TargetCoding:
         truth: Shaped[NDArray[Any], "scan"],
         outputs: Float[NDArray[np.float64], "scan output"],
     ) -> float:
-        """Measure what decides between candidates that choices take for equal.
-
-        Parameters
-        ----------
-        truth : ndarray of shape (scan,)
-            Codes of classes, or values, of the validation part.
-        outputs : ndarray of shape (scan, output)
-            Logits, or standardised values.
-
-        Returns
-        -------
-        float
-            Mean cross-entropy over the scans whose class was learned from, or mean absolute error.
-        """
+        """Measure what decides between candidates that choices take for equal."""
         if self.kind == "regression":
             return float(mae(truth, self.predict(outputs)))
         seen = np.isin(truth, self.classes)
@@ -192,20 +101,7 @@ class TargetCoding:
     def weigh(
         self, truth: Shaped[NDArray[Any], "scan"], class_weight: ClassWeight
     ) -> Float[NDArray[np.float64], "scan"]:
-        """Weigh the scans of the training part.
-
-        Parameters
-        ----------
-        truth : ndarray of shape (scan,)
-            Codes of the classes, or values.
-        class_weight : {"none", "balanced"}
-            Whether every scan counts the same, or every class.
-
-        Returns
-        -------
-        ndarray of shape (scan,)
-            Weights of 1 on average.
-        """
+        """Weigh the scans of the training part."""
         if self.kind == "regression" or class_weight == "none":
             return np.ones(len(truth))
         code = self.encode(truth)
@@ -224,30 +120,6 @@ def check_choices(
     """Check splits and return what of them may be looked at while training.
 
     The target of test scans is not looked at: it may be unknown.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        Splits with a validation part.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    kind : {"classification", "regression"}
-        What the target is.
-
-    Returns
-    -------
-    tuple of ChoiceSplit
-        The splits without their test parts.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, a split leaks or has no validation part, or the target of a scan that is
-        learned or chosen on is not known.
-    ConfigurationError
-        If the kind is unknown.
     """
     if kind not in get_args(Kind):
         raise ConfigurationError(f"kind is classification or regression, not {kind!r}.")
@@ -266,23 +138,7 @@ def check_choices(
 
 
 def choice_of(split: Split) -> ChoiceSplit:
-    """Return what may be looked at while something is chosen, or say where to get it.
-
-    Parameters
-    ----------
-    split : Split
-        A split.
-
-    Returns
-    -------
-    ChoiceSplit
-        Training and validation part.
-
-    Raises
-    ------
-    InputError
-        If the split has no validation part.
-    """
+    """Return what may be looked at while something is chosen, or say where to get it."""
     if not len(split.validation):
         raise InputError(
             f"{split} has no validation part, on which this method chooses its rate or its epoch. "
@@ -293,22 +149,7 @@ def choice_of(split: Split) -> ChoiceSplit:
 
 
 def check_known(truth: Shaped[NDArray[Any], "scan"], kind: Kind, where: str) -> None:
-    """Refuse targets that cannot be learned from.
-
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    kind : {"classification", "regression"}
-        What the target is.
-    where : str
-        What they are of, for the message.
-
-    Raises
-    ------
-    InputError
-        If a target is not finite, or a code is no whole number from 0.
-    """
+    """Refuse targets that cannot be learned from."""
     numbers = np.asarray(truth, dtype=np.float64)
     unknown = int((~np.isfinite(numbers)).sum())
     if unknown:
@@ -323,29 +164,7 @@ def check_known(truth: Shaped[NDArray[Any], "scan"], kind: Kind, where: str) -> 
 def encode_labels(
     y: Shaped[ArrayLike, "scan"], other: Shaped[ArrayLike, "scan"], kind: Kind
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    """Turn labels of any type into codes.
-
-    Parameters
-    ----------
-    y, other : array_like of shape (scan,)
-        Classes or values of training and validation part.
-    kind : {"classification", "regression"}
-        What they are.
-
-    Returns
-    -------
-    truth, other : ndarray of shape (scan,)
-        Codes, or values.
-    classes : ndarray or None
-        Label of each code; None for regression.
-
-    Raises
-    ------
-    InputError
-        If a label is not known.
-    ConfigurationError
-        If the kind is unknown.
-    """
+    """Turn labels of any type into codes."""
     if kind not in get_args(Kind):
         raise ConfigurationError(f"kind is classification or regression, not {kind!r}.")
     first, second = np.asarray(y), np.asarray(other)
@@ -362,23 +181,6 @@ def best_of(
     losses: Shaped[ArrayLike, "candidate"], seconds: Shaped[ArrayLike, "candidate"] | None = None
 ) -> int:
     """Choose the candidate with the lowest loss.
-
-    Parameters
-    ----------
-    losses : array_like of shape (candidate,)
-        Losses; those that are not finite are never chosen.
-    seconds : array_like of shape (candidate,), optional
-        What decides between equal losses, the lower the better.
-
-    Returns
-    -------
-    int
-        The chosen one; among equal ones, the first.
-
-    Raises
-    ------
-    InputError
-        If no loss is finite.
 
     Examples
     --------

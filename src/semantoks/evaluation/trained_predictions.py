@@ -36,41 +36,7 @@ def trained_predictions(
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FoldPrediction, ...]:
-    """Train a network in every split and predict its test part.
-
-    Parameters
-    ----------
-    build : callable
-        Takes a number of outputs; returns a new network, its weights drawn from torch's generator.
-    scans : Scans
-        Where windows are cut from.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
-    splits : sequence of Split
-        Splits with a validation part.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    settings : WindowTraining
-        How to train.
-    device : str
-        "auto", "cpu", "cuda" or another name of PyTorch.
-    progress : callable, optional
-        Called with the number of epochs that are done and the number of all.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order; `chosen` holds the epoch, from 1.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or has no validation part, a target is not known, or a scan is too short.
-    ConfigurationError
-        If a setting is impossible.
-    """
+    """Train a network in every split and predict its test part."""
     check_training(settings)
     truth = np.asarray(truth)
     if len(truth) != len(scans.lengths):

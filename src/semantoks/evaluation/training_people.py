@@ -23,28 +23,6 @@ def people_to_train_on(
     People of the store who are in no part of the split are taken too: nothing is tested on them.
     Not taken are other names of people who are tested, found by the series themselves: who left
     one of two names out of a study has it in the store still.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    path : Path
-        File of splits, as `evaluate` and `write_splits` write it.
-    repeat : int
-        Number of the repetition.
-    fold : str, optional
-        Number of the fold, or the site that is left out; needed where a repeat has several.
-
-    Returns
-    -------
-    Selection
-        Scans of all other people.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or was changed, there is no such split or more than one, or it is
-        of other scans.
     """
     record = read_record(path)
     known = named_splits(record, path)

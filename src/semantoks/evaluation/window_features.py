@@ -43,20 +43,6 @@ _GIGABYTE: Final = 1e9
 class WindowFeatures:
     """Features of the windows of scans.
 
-    Parameters
-    ----------
-    features : ndarray of float32, shape (window, feature)
-        Features of the windows.
-    scan : ndarray of int, shape (window,)
-        Which scan each window is of, rising: its row in the store, or in what was taken of it.
-    names : tuple of str
-        Names of the features.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, or windows are not in the order of scans 0, 1, ... without a gap.
-
     Examples
     --------
     >>> windows = WindowFeatures(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1]))
@@ -84,34 +70,12 @@ class WindowFeatures:
         return int(self.scan[-1]) + 1 if len(self.scan) else 0
 
     def take(self, rows: Any) -> WindowFeatures:
-        """Take the windows of some scans.
-
-        Parameters
-        ----------
-        rows : array_like of int, shape (taken,)
-            Rows of the scans, each once.
-
-        Returns
-        -------
-        WindowFeatures
-            Their windows; `scan` is the position in `rows`.
-
-        Raises
-        ------
-        InputError
-            If a row does not exist or repeats.
-        """
+        """Take the windows of some scans."""
         windows, scan = windows_of_scans(self.scan, rows)
         return WindowFeatures(self.features[windows], scan, self.names)
 
     def scan_means(self) -> Float[NDArray[np.float64], "scan feature"]:
-        """Average over the windows of every scan.
-
-        Returns
-        -------
-        ndarray of shape (scan, feature)
-            What `embed` returns: features of scans.
-        """
+        """Average over the windows of every scan."""
         starts = np.flatnonzero(np.diff(self.scan, prepend=-1))
         if not len(starts):
             return np.empty((0, self.features.shape[1]))
@@ -121,20 +85,7 @@ class WindowFeatures:
 
 @dataclass(frozen=True, eq=False)
 class WindowTokens:
-    """Tokens of the windows of scans.
-
-    Parameters
-    ----------
-    tokens : ndarray of float16 or float32, shape (window, network, patch, dim)
-        Tokens, with what the encoder knows of their places.
-    scan : ndarray of int, shape (window,)
-        Which scan each window is of, rising: its row in the store, or in what was taken of it.
-
-    Raises
-    ------
-    InputError
-        If lengths differ, or windows are not in the order of scans 0, 1, ... without a gap.
-    """
+    """Tokens of the windows of scans."""
 
     tokens: NDArray[Any]
     scan: NDArray[np.intp]
@@ -153,23 +104,7 @@ class WindowTokens:
         return int(self.scan[-1]) + 1 if len(self.scan) else 0
 
     def take(self, rows: Any) -> WindowTokens:
-        """Take the windows of some scans.
-
-        Parameters
-        ----------
-        rows : array_like of int, shape (taken,)
-            Rows of the scans, each once.
-
-        Returns
-        -------
-        WindowTokens
-            Their windows; `scan` is the position in `rows`.
-
-        Raises
-        ------
-        InputError
-            If a row does not exist or repeats.
-        """
+        """Take the windows of some scans."""
         windows, scan = windows_of_scans(self.scan, rows)
         return WindowTokens(self.tokens[windows], scan)
 

@@ -21,34 +21,7 @@ TRAINING_VIEWS: Final = ViewsConfig(roi_dropout=0.0)
 
 
 class WindowTraining(NamedTuple):
-    """How a network is trained on windows.
-
-    Parameters
-    ----------
-    learning_rate : float
-        Of AdamW at the beginning; a cosine brings it to 0.
-    epochs : int
-        How often every scan is seen, by one random window each time.
-    patience : int or None
-        Epochs without a better one on validation after which training ends; None for never. The
-        best epoch is taken in any case.
-    batch_size : int
-        Scans a step.
-    weight_decay : float
-        Of AdamW, on every parameter.
-    clip : float
-        Largest norm of the gradient.
-    windows : int
-        Windows of a scan whose outputs are averaged, on validation and test.
-    class_weight : {"none", "balanced"}
-        Whether every scan counts the same, or every class.
-    views : ViewsConfig
-        Augmentation of training windows.
-    precision : {"auto", "float32", "bf16", "fp16"}
-        Of matrix products.
-    seed : int
-        Seed of weights, windows, order and augmentation.
-    """
+    """How a network is trained on windows."""
 
     learning_rate: float = 1e-4
     epochs: int = 50
@@ -64,15 +37,7 @@ class WindowTraining(NamedTuple):
 
 
 class WindowModel(nn.Module, ABC):
-    """What turns windows into outputs and says how fast its parts learn.
-
-    Parameters
-    ----------
-    window : int
-        Samples in a window.
-    dim : int
-        Width by which a precision is chosen.
-    """
+    """What turns windows into outputs and says how fast its parts learn."""
 
     def __init__(self, window: int, dim: int) -> None:
         super().__init__()
@@ -82,50 +47,15 @@ class WindowModel(nn.Module, ABC):
     def forward(
         self, series: Float[Tensor, "batch roi time"], valid: NDArray[np.bool_]
     ) -> Float[Tensor, "batch output"]:
-        """Read windows.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Windows.
-        valid : ndarray of bool, shape (batch, roi)
-            ROIs that carry signal.
-
-        Returns
-        -------
-        Tensor of shape (batch, output)
-            Logits, or standardised values.
-        """
+        """Read windows."""
 
     @abstractmethod
     def rates(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Group parameters by how fast they learn.
-
-        Parameters
-        ----------
-        learning_rate : float
-            Of what learns fastest.
-
-        Returns
-        -------
-        list of dict
-            Groups for the optimizer (params, lr); every parameter is in exactly one.
-        """
+        """Group parameters by how fast they learn."""
 
 
 def check_training(settings: WindowTraining) -> None:
-    """Refuse settings that cannot be trained with.
-
-    Parameters
-    ----------
-    settings : WindowTraining
-        How to train.
-
-    Raises
-    ------
-    ConfigurationError
-        If one is impossible.
-    """
+    """Refuse settings that cannot be trained with."""
     for name in ("epochs", "batch_size", "windows"):
         if getattr(settings, name) < 1:
             raise ConfigurationError(f"{name} is {getattr(settings, name)}; at least 1 is needed.")

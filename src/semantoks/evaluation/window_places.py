@@ -12,17 +12,7 @@ from semantoks.evaluation.readout import Scans, window_starts
 
 
 class Places(NamedTuple):
-    """Where windows are.
-
-    Parameters
-    ----------
-    scan : ndarray of int, shape (window,)
-        Which scan each window is of, rising.
-    start : ndarray of int, shape (window,)
-        Its first sample.
-    length : int
-        Samples in a window.
-    """
+    """Where windows are."""
 
     scan: NDArray[np.intp]
     start: NDArray[np.int64]
@@ -30,27 +20,7 @@ class Places(NamedTuple):
 
 
 def place_windows(scans: Scans, length: int, windows: int) -> Places:
-    """Place windows evenly over every scan.
-
-    Parameters
-    ----------
-    scans : Scans
-        The scans.
-    length : int
-        Samples in a window.
-    windows : int
-        Windows a scan.
-
-    Returns
-    -------
-    Places
-        The windows, scan by scan.
-
-    Raises
-    ------
-    InputError
-        If a scan is shorter than a window; it is named.
-    """
+    """Place windows evenly over every scan."""
     short = np.flatnonzero(scans.lengths < length)
     if len(short):
         raise InputError(
@@ -64,18 +34,7 @@ def place_windows(scans: Scans, length: int, windows: int) -> Places:
 
 
 def check_scan_order(scan: NDArray[np.intp]) -> None:
-    """Refuse windows that are not in the order of scans 0, 1, ... without a gap.
-
-    Parameters
-    ----------
-    scan : ndarray of int, shape (window,)
-        Which scan each window is of.
-
-    Raises
-    ------
-    InputError
-        If a scan is skipped, or windows are in another order.
-    """
+    """Refuse windows that are not in the order of scans 0, 1, ... without a gap."""
     steps = np.diff(np.asarray(scan, dtype=np.intp), prepend=-1)
     if len(steps) and (steps[0] != 1 or not np.isin(steps, (0, 1)).all()):
         raise InputError(
@@ -88,25 +47,6 @@ def windows_of_scans(
     scan: NDArray[np.intp], rows: Any
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Find the windows of some scans.
-
-    Parameters
-    ----------
-    scan : ndarray of int, shape (window,)
-        Which scan each window is of, rising.
-    rows : array_like of int, shape (taken,)
-        Rows of the scans, each once.
-
-    Returns
-    -------
-    windows : ndarray of int
-        Positions of their windows, in the order of `rows`.
-    taken : ndarray of int
-        Position in `rows` of each.
-
-    Raises
-    ------
-    InputError
-        If a row does not exist or repeats.
 
     Examples
     --------

@@ -28,17 +28,7 @@ from semantoks.training.views import VIEWS, augment
 
 @dataclass(frozen=True, eq=False)
 class LabelledScans:
-    """Scans with what is to be learned of them.
-
-    Parameters
-    ----------
-    scans : Scans
-        Where windows are cut from.
-    rows : ndarray of int, shape (scan,)
-        Which of them.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values, in the order of `rows`.
-    """
+    """Scans with what is to be learned of them."""
 
     scans: Scans
     rows: NDArray[np.intp]
@@ -46,15 +36,7 @@ class LabelledScans:
 
 
 class History(NamedTuple):
-    """What happened in training.
-
-    Parameters
-    ----------
-    losses : tuple of float
-        Of every epoch on validation: negative balanced accuracy, or mean absolute error.
-    best : int
-        Number of the epoch that was taken, from 0.
-    """
+    """What happened in training."""
 
     losses: tuple[float, ...]
     best: int
@@ -69,33 +51,7 @@ def train_on_windows(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> History:
-    """Train a model and leave it as it was after the epoch that was best on validation.
-
-    Parameters
-    ----------
-    model : WindowModel
-        The model, on the device to compute on.
-    train, validation : LabelledScans
-        What is learned from, and what epochs are chosen on.
-    coding : TargetCoding
-        What was learned of the target in the training part.
-    settings : WindowTraining
-        How to train.
-    progress : callable, optional
-        Called with the number of epochs that are done and the number of all.
-
-    Returns
-    -------
-    History
-        Losses of all epochs, and the one that was taken; the first of equally good ones.
-
-    Raises
-    ------
-    InputError
-        If training diverges, or a scan is shorter than a window.
-    ConfigurationError
-        If a setting is impossible.
-    """
+    """Train a model and leave it as it was after the epoch that was best on validation."""
     check_training(settings)
     state = _State(model, train, coding, settings)
     losses: list[float] = []
@@ -122,29 +78,7 @@ def train_on_windows(
 def window_outputs(
     model: WindowModel, scans: Scans, rows: NDArray[np.intp], settings: WindowTraining
 ) -> Float[NDArray[np.float64], "scan output"]:
-    """Average what a model says of evenly spaced windows of every scan.
-
-    Parameters
-    ----------
-    model : WindowModel
-        The model; left in the mode that it came in.
-    scans : Scans
-        Where windows are cut from.
-    rows : ndarray of int, shape (scan,)
-        Which of them.
-    settings : WindowTraining
-        Windows a scan and precision.
-
-    Returns
-    -------
-    ndarray of shape (scan, output)
-        Mean logits, or standardised values.
-
-    Raises
-    ------
-    InputError
-        If a scan is shorter than a window.
-    """
+    """Average what a model says of evenly spaced windows of every scan."""
     device = next(model.parameters()).device
     precision = choose_precision(settings.precision, device, dim=model.dim)
     chosen = take_scans(scans, rows)
@@ -166,20 +100,7 @@ def window_outputs(
 
 
 def take_scans(scans: Scans, rows: NDArray[np.intp]) -> Scans:
-    """Take some of the scans.
-
-    Parameters
-    ----------
-    scans : Scans
-        Scans.
-    rows : ndarray of int, shape (taken,)
-        Which of them.
-
-    Returns
-    -------
-    Scans
-        They alone, in this order; series stay where they are.
-    """
+    """Take some of the scans."""
     rows = np.asarray(rows, dtype=np.int64)
     return Scans(
         scans.lengths[rows],
@@ -191,15 +112,7 @@ def take_scans(scans: Scans, rows: NDArray[np.intp]) -> Scans:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from a seed, and leave the state of others' random numbers as it was.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of torch's global generators.
-    device : device
-        Where is computed.
-    """
+    """Draw from a seed, and leave the state of others' random numbers as it was."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -271,22 +184,7 @@ class _State:
 def augment_windows(
     windows: Float[Tensor, "batch roi time"], config: ViewsConfig, generator: torch.Generator
 ) -> Float[Tensor, "batch roi time"]:
-    """Augment windows one by one.
-
-    Parameters
-    ----------
-    windows : Tensor of shape (batch, roi, time)
-        Windows.
-    config : ViewsConfig
-        How much of each kind.
-    generator : Generator
-        Source of randomness, on the device of the windows.
-
-    Returns
-    -------
-    Tensor of shape (batch, roi, time)
-        Augmented windows.
-    """
+    """Augment windows one by one."""
     missing = -len(windows) % VIEWS
     # Pretraining augments by pairs; every window of a pair is drawn for on its own.
     full = torch.cat([windows, windows[-1:].expand(missing, -1, -1)]) if missing else windows

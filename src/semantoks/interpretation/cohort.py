@@ -11,18 +11,7 @@ from semantoks.interpretation.page import Block, Picture, Section, Table, Words
 
 
 def cohort_section(contents: RunContents) -> Section:
-    """Show who was scanned where, for how long, and how well.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        Counts, histograms and the refused scans.
-    """
+    """Show who was scanned where, for how long, and how well."""
     store = contents.store
     scans = store.scans
     sites = known_text(scans["site"]).fillna("site unknown").value_counts()

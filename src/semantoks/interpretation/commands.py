@@ -12,37 +12,14 @@ from semantoks.interpretation.contents import RunContents, WrittenComparison
 
 
 def pretrain_command(contents: RunContents) -> str:
-    """Return the command that trains on the store of a run.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    str
-        The command for the shell, a line an option.
-    """
+    """Return the command that trains on the store of a run."""
     config = contents.folder / "config.yaml"
     options = [f"--recipe {quoted(config)}"] if contents.configuration else []
     return _lines("pretrain", f"--data {quoted(contents.store.path)}", *options, "--out NEW_RUN")
 
 
 def embed_command(contents: RunContents) -> str:
-    """Return the commands that made the features that were probed or drawn.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    str
-        A command a file of features for the shell, a line an option; where there are none yet, the
-        command that makes them.
-    """
+    """Return the commands that made the features that were probed or drawn."""
     made = {
         _file_of(contents, name): provenance
         for comparison in contents.comparisons
@@ -56,19 +33,7 @@ def embed_command(contents: RunContents) -> str:
 
 
 def probe_command(contents: RunContents) -> str:
-    """Return the commands that compare the features of a run with connectivity.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    str
-        A command a comparison for the shell, a line an option; where there are none yet, the
-        command that makes one.
-    """
+    """Return the commands that compare the features of a run with connectivity."""
     made = [_probe(contents, comparison) for comparison in contents.comparisons]
     if made:
         return "\n".join(made)
@@ -81,18 +46,7 @@ def probe_command(contents: RunContents) -> str:
 
 
 def report_command(contents: RunContents) -> str:
-    """Return the command that writes the page.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    str
-        The command for the shell, a line an option.
-    """
+    """Return the command that writes the page."""
     inside = contents.folder.resolve()
     elsewhere = [c.folder for c in contents.comparisons if c.folder.resolve().parent != inside]
     named = [comparison.folder for comparison in contents.comparisons] if elsewhere else []
@@ -168,16 +122,5 @@ def _lines(verb: str, *options: str) -> str:
 
 
 def quoted(path: Path | str) -> str:
-    """Return a path as the shell needs it.
-
-    Parameters
-    ----------
-    path : Path or str
-        The path.
-
-    Returns
-    -------
-    str
-        In quotes if it holds spaces.
-    """
+    """Return a path as the shell needs it."""
     return shlex.quote(str(path))

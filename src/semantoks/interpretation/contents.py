@@ -20,17 +20,7 @@ SCORE_COLUMNS: Final = ("method", "target", "split", "metric", "value", "low", "
 
 @dataclass(frozen=True)
 class WrittenComparison:
-    """Scores of several methods, as `semantoks probe` wrote them.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they come from.
-    scores : DataFrame
-        The tidy table that `semantoks probe` writes as scores.csv.
-    settings : mapping
-        What settings.json says; empty if there is none.
-    """
+    """Scores of several methods, as `semantoks probe` wrote them."""
 
     folder: Path
     scores: pd.DataFrame
@@ -39,25 +29,7 @@ class WrittenComparison:
 
 @dataclass(frozen=True)
 class RunContents:
-    """Everything that a report is made from.
-
-    Parameters
-    ----------
-    folder : Path
-        The run.
-    record : dict
-        What run.json says.
-    configuration : str
-        The text of config.yaml; empty if there is none.
-    metrics, health : DataFrame
-        Logs of training with the column step; without rows where nothing was logged.
-    store : Store
-        What was trained on.
-    embeddings : tuple of (Path, Embeddings)
-        Features of scans.
-    comparisons : tuple of WrittenComparison
-        Scores.
-    """
+    """Everything that a report is made from."""
 
     folder: Path
     record: dict[str, Any]
@@ -90,29 +62,7 @@ def read_run(
     comparisons: Sequence[Path] = (),
     store: Path | None = None,
 ) -> RunContents:
-    """Read what a report is made from.
-
-    Parameters
-    ----------
-    folder : Path
-        A run that `semantoks pretrain` wrote.
-    embeddings : Path, optional
-        A file that `semantoks embed` wrote; by default all embeddings*.parquet in the run.
-    comparisons : sequence of Path
-        Folders that `semantoks probe` wrote; by default all probe* in the run with a scores.csv.
-    store : Path, optional
-        Where the store is now; by default where it was during training.
-
-    Returns
-    -------
-    RunContents
-        What was found.
-
-    Raises
-    ------
-    InputError
-        If the folder is no run, a file is missing or cannot be read, or the store moved or changed.
-    """
+    """Read what a report is made from."""
     record = _read_record(folder)
     files = [embeddings] if embeddings else sorted(folder.glob("embeddings*.parquet"))
     probes = comparisons or [path.parent for path in sorted(folder.glob("probe*/scores.csv"))]
@@ -131,18 +81,7 @@ def read_run(
 
 
 def known_text(column: pd.Series) -> pd.Series:
-    """Return a column in which empty text counts as missing.
-
-    Parameters
-    ----------
-    column : Series
-        Text, perhaps empty.
-
-    Returns
-    -------
-    Series
-        The same with NA for what is empty.
-    """
+    """Return a column in which empty text counts as missing."""
     return column.mask(column.astype(str).str.strip() == "")
 
 

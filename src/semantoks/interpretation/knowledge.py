@@ -41,18 +41,7 @@ _READING = {
 
 
 def similarity_section(contents: RunContents) -> Section:
-    """Show how alike the tokens of two networks are.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        A heat map.
-    """
+    """Show how alike the tokens of two networks are."""
     title = "Token similarity between networks"
     if not (contents.folder / "model" / "model.safetensors").is_file():
         reason = "The run holds no model yet, so that there are no tokens to compare."
@@ -76,20 +65,7 @@ def similarity_section(contents: RunContents) -> Section:
 
 
 def map_section(contents: RunContents, phenotypes: Sequence[str]) -> Section:
-    """Show the embeddings on two axes, coloured by phenotype and by site.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-    phenotypes : sequence of str
-        What `choose_phenotypes` returned.
-
-    Returns
-    -------
-    Section
-        A picture for every file of embeddings and every phenotype.
-    """
+    """Show the embeddings on two axes, coloured by phenotype and by site."""
     title = "Map of the embeddings"
     if not contents.embeddings:
         reason = "No embeddings were found in the run folder, so that no map can be drawn."
@@ -107,26 +83,7 @@ def map_section(contents: RunContents, phenotypes: Sequence[str]) -> Section:
 
 
 def choose_phenotypes(contents: RunContents, asked: Sequence[str] = ()) -> list[str]:
-    """Choose the columns that maps are coloured by.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-    asked : sequence of str
-        What the user wants; by default what was predicted, otherwise the first column with few
-        categories.
-
-    Returns
-    -------
-    list of str
-        Columns of the table of scans; may be empty.
-
-    Raises
-    ------
-    InputError
-        If there is no such phenotype.
-    """
+    """Choose the columns that maps are coloured by."""
     scans = contents.store.scans
     known = [str(column) for column in scans.columns if column not in COLUMNS]
     colourable = [*known, "motion", "t_r", "length", "subject", "session"]
@@ -187,18 +144,7 @@ def _maps(
 
 
 def scores_section(contents: RunContents) -> Section:
-    """Show what can be read out of the features, beside connectivity and guessing.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        A picture for every target, and one table.
-    """
+    """Show what can be read out of the features, beside connectivity and guessing."""
     title = "What can be read out, beside connectivity"
     rows = summaries(contents.scores)
     if rows.empty:

@@ -13,13 +13,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph.
-
-    Parameters
-    ----------
-    text : str
-        Plain text.
-    """
+    """A paragraph."""
 
     text: str
     kind: ClassVar[str] = "words"
@@ -27,15 +21,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with a caption that says how to read it.
-
-    Parameters
-    ----------
-    content : str
-        An svg or img element, as `figures.render` returns it; the one thing that is not escaped.
-    caption : str
-        How to read it, in plain sentences.
-    """
+    """A picture with a caption that says how to read it."""
 
     content: str
     caption: str
@@ -49,19 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Parameters
-    ----------
-    headings : sequence of str
-        One a column.
-    rows : sequence of sequences of str
-        The cells; columns of numbers stand to the right.
-    caption : str
-        What the table says.
-    folded : bool
-        Whether only the caption is seen at first.
-    """
+    """A table."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -79,13 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Findings:
-    """A list of sentences, each coloured by its verdict.
-
-    Parameters
-    ----------
-    items : sequence of (str, str, str)
-        What counts, the numbers behind it, and "above", "below" or "open" for its colour.
-    """
+    """A list of sentences, each coloured by its verdict."""
 
     items: Sequence[tuple[str, str, str]]
     kind: ClassVar[str] = "findings"
@@ -93,17 +61,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Listing:
-    """A text whose lines stay as they are: a file or commands.
-
-    Parameters
-    ----------
-    text : str
-        The lines.
-    caption : str
-        What it is.
-    folded : bool
-        Whether only the caption is seen at first.
-    """
+    """A text whose lines stay as they are: a file or commands."""
 
     text: str
     caption: str
@@ -113,15 +71,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Absent:
-    """What stands where there is nothing to show yet.
-
-    Parameters
-    ----------
-    reason : str
-        What is not there, and why.
-    command : str
-        The command that makes it.
-    """
+    """What stands where there is nothing to show yet."""
 
     reason: str
     command: str
@@ -133,17 +83,7 @@ Block = Words | Picture | Table | Findings | Listing | Absent
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading of its own.
-
-    Parameters
-    ----------
-    key : str
-        Letters that stand for it in links.
-    title : str
-        Its heading.
-    blocks : sequence of Block
-        What it holds, from top to bottom.
-    """
+    """A part of the page with a heading of its own."""
 
     key: str
     title: str
@@ -152,18 +92,6 @@ class Section:
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """Turn sections into one html page that needs nothing from outside.
-
-    Parameters
-    ----------
-    title, subtitle : str
-        What stands on top.
-    sections : sequence of Section
-        The page, from top to bottom.
-
-    Returns
-    -------
-    str
-        The html.
 
     Examples
     --------

@@ -19,15 +19,7 @@ FEW = 30
 
 @dataclass(frozen=True)
 class Projection:
-    """Where each scan stands on a map.
-
-    Parameters
-    ----------
-    points : ndarray of shape (scan, 2)
-        Places without a unit.
-    method : str
-        "t-SNE" or "PCA".
-    """
+    """Where each scan stands on a map."""
 
     points: Float[NDArray[np.float64], "scan 2"]
     method: str
@@ -38,23 +30,6 @@ def project(features: Float[NDArray[np.float64], "scan feature"], *, seed: int =
 
     Features are standardized and reduced to at most 50 principal components; from 30 scans on,
     t-SNE then starts at the first two of them.
-
-    Parameters
-    ----------
-    features : ndarray of shape (scan, feature)
-        One row a scan.
-    seed : int
-        Seed of t-SNE.
-
-    Returns
-    -------
-    Projection
-        The same for the same features and seed.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than three scans, or features are not finite.
 
     Examples
     --------

@@ -56,28 +56,7 @@ _READING: Final = (
 
 
 def write_quality_page(store: Store, table: pd.DataFrame, out: Path) -> Path:
-    """Write the quality sheet of a store as one self-contained html page.
-
-    Parameters
-    ----------
-    store : Store
-        The store.
-    table : DataFrame
-        The store's quality table: one row a scan that was found, with the columns of
-        `ScanQuality`, and category and reason where a scan was refused.
-    out : Path
-        The page; one that stands there is replaced.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    InputError
-        If the table lacks columns, or the page cannot be written.
-    """
+    """Write the quality sheet of a store as one self-contained html page."""
     missing = {"scan", "n_samples", "bad_networks"} - set(table.columns)
     if missing:
         raise InputError(

@@ -14,20 +14,7 @@ from semantoks.interpretation.standing import number, reference_score, with_inte
 
 
 def score_axes(rows: pd.DataFrame, target: str) -> list[ScoreAxis]:
-    """Return one small picture a division and metric of a target.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        What `summaries` returned, of this target.
-    target : str
-        Its name.
-
-    Returns
-    -------
-    list of ScoreAxis
-        What `draw_scores` draws.
-    """
+    """Return one small picture a division and metric of a target."""
     panels = []
     for (division, metric), block in rows.groupby(["division", "metric"], sort=False):
         where = (rows, target, str(division), str(metric))
@@ -55,18 +42,7 @@ def _rank(column: pd.Series) -> Callable[[pd.Series], pd.Series]:
 
 
 def score_table(rows: pd.DataFrame) -> Table:
-    """Return all scores as a table.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        What `summaries` returned.
-
-    Returns
-    -------
-    Table
-        One row a target, division, metric and method, with the difference to connectivity.
-    """
+    """Return all scores as a table."""
     wanted = ("difference", "difference_low", "difference_high", "n_scans", "n_subjects")
     full = rows.assign(**{c: np.nan for c in wanted if c not in rows})
     ranks: dict[str, Callable[[pd.Series], pd.Series]] = {"method": _last}

@@ -65,18 +65,7 @@ _COLLAPSE = 0.95
 
 
 def summary_section(contents: RunContents) -> Section:
-    """Say in a few lines what was trained and where it stands.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        Sentences.
-    """
+    """Say in a few lines what was trained and where it stands."""
     record, store = contents.record, contents.store
     said = record.get("store", {})
     parameters = record.get("parameters")
@@ -172,18 +161,7 @@ def _status(record: Mapping[str, Any]) -> str:
 
 
 def training_section(contents: RunContents) -> Section:
-    """Show the terms of the loss and the schedules over training.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        Curves.
-    """
+    """Show the terms of the loss and the schedules over training."""
     metrics = contents.metrics
     if metrics.empty:
         return Section(
@@ -208,18 +186,7 @@ def training_section(contents: RunContents) -> Section:
 
 
 def health_section(contents: RunContents) -> Section:
-    """Show whether the encoder kept telling scans and tokens apart.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        Curves and their last values in words.
-    """
+    """Show whether the encoder kept telling scans and tokens apart."""
     health = contents.health
     title = "Health of the encoder"
     if health.empty:
@@ -255,18 +222,7 @@ def health_section(contents: RunContents) -> Section:
 
 
 def provenance_section(contents: RunContents) -> Section:
-    """Say what a person needs to make everything again.
-
-    Parameters
-    ----------
-    contents : RunContents
-        The run.
-
-    Returns
-    -------
-    Section
-        Commands, versions, fingerprints and configuration.
-    """
+    """Say what a person needs to make everything again."""
     store = contents.store
     versions = contents.record.get("versions") or {}
     identity = {

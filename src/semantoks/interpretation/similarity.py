@@ -18,18 +18,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class TokenSimilarity:
-    """Mean cosine between the tokens of every two networks.
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (network, network)
-        Mean cosine of a token of one network and a token of the other in the same window; on the
-        diagonal, of two different patches of one network. NaN where no scan has both.
-    networks : tuple of str
-        Names of the rows and columns.
-    n_scans : int
-        Number of scans, one window each.
-    """
+    """Mean cosine between the tokens of every two networks."""
 
     matrix: Float[NDArray[np.float64], "network network"]
     networks: tuple[str, ...]
@@ -46,29 +35,7 @@ class TokenSimilarity:
 def token_similarity(
     store: Store, encoder: SemantoksEncoder, n_scans: int = 64, seed: int = 0
 ) -> TokenSimilarity:
-    """Compare the tokens of every two networks on one random window of some scans.
-
-    Parameters
-    ----------
-    store : Store
-        Where the windows come from.
-    encoder : SemantoksEncoder
-        Makes the tokens; it must be of the store's atlas.
-    n_scans : int
-        Number of scans, drawn without replacement; all if there are fewer.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    TokenSimilarity
-        Mean cosines. Networks without a usable ROI are hidden from the encoder and left out.
-
-    Raises
-    ------
-    InputError
-        If store and encoder are of different atlases, or no scan is as long as a window.
-    """
+    """Compare the tokens of every two networks on one random window of some scans."""
     if store.atlas != encoder.atlas:
         raise InputError(
             f"the store {store.path} is of {store.atlas!r}, but the model is of {encoder.atlas!r}. "

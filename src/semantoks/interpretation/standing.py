@@ -23,20 +23,7 @@ Verdict = Literal["above", "below", "open"]
 
 @dataclass(frozen=True)
 class Standing:
-    """One method held against connectivity on one target.
-
-    Parameters
-    ----------
-    method, target, division, metric : str
-        What was compared, and how: `division` is the way of splitting, with the name of the
-        comparison where several probed the same target in this way.
-    value, low, high : float
-        Score of the method with its 95 % interval.
-    reference, chance : float
-        Scores of connectivity and of guessing.
-    difference, difference_low, difference_high : float
-        Method minus connectivity with its 95 % interval.
-    """
+    """One method held against connectivity on one target."""
 
     method: str
     target: str
@@ -89,18 +76,6 @@ class Standing:
 def summaries(scores: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows of a table of scores that sum up all folds.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        Tidy scores, perhaps with a row a fold or a repeat too, and perhaps of several comparisons
-        (column comparison).
-
-    Returns
-    -------
-    DataFrame
-        One row a comparison, target, split, metric and method. The added column division holds the
-        split, with the name of the comparison where several have the same target and split.
-
     Examples
     --------
     >>> row = {"method": "a", "target": "t", "split": "s", "metric": "auc", "value": 0.5}
@@ -120,18 +95,7 @@ def summaries(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def standings(scores: pd.DataFrame) -> list[Standing]:
-    """Hold every method against connectivity, on the deciding metric of each target.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Tidy scores.
-
-    Returns
-    -------
-    list of Standing
-        In the order of the table; only where an interval of the difference is known.
-    """
+    """Hold every method against connectivity, on the deciding metric of each target."""
     rows = summaries(scores)
     if not {"difference", "difference_low", "difference_high"} <= set(rows.columns):
         return []
@@ -155,18 +119,7 @@ def standings(scores: pd.DataFrame) -> list[Standing]:
 
 
 def bottom_lines(found: Sequence[Standing]) -> list[tuple[str, str, Verdict]]:
-    """Say in a sentence a method and verdict where it stands against connectivity.
-
-    Parameters
-    ----------
-    found : sequence of Standing
-        What `standings` returned.
-
-    Returns
-    -------
-    list of (str, str, Verdict)
-        What counts, the numbers behind it, and the verdict.
-    """
+    """Say in a sentence a method and verdict where it stands against connectivity."""
     lines: list[tuple[str, str, Verdict]] = []
     order: tuple[Verdict, ...] = ("above", "below", "open")
     for method in dict.fromkeys(standing.method for standing in found):
@@ -193,20 +146,7 @@ def bottom_lines(found: Sequence[Standing]) -> list[tuple[str, str, Verdict]]:
 def reference_score(
     rows: pd.DataFrame, target: str, division: str, metric: str, method: str
 ) -> float:
-    """Return the score of one method, or what guessing must score where nobody guessed.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        What `summaries` returned.
-    target, division, metric, method : str
-        Which score.
-
-    Returns
-    -------
-    float
-        The score; NaN if it is not known.
-    """
+    """Return the score of one method, or what guessing must score where nobody guessed."""
     keys = {"target": target, "division": division, "metric": metric, "method": method}
     chosen = np.logical_and.reduce([rows[key].astype(str) == value for key, value in keys.items()])
     values = rows.loc[chosen, "value"].to_numpy(dtype=np.float64)
@@ -218,18 +158,6 @@ def reference_score(
 def number(value: float, digits: int = 3) -> str:
     """Write a number with a true minus sign, or a dash if it is unknown.
 
-    Parameters
-    ----------
-    value : float
-        The number.
-    digits : int
-        Digits behind the point.
-
-    Returns
-    -------
-    str
-        The text.
-
     Examples
     --------
     >>> number(-0.25), number(float("nan"))
@@ -240,16 +168,6 @@ def number(value: float, digits: int = 3) -> str:
 
 def with_interval(value: float, low: float, high: float) -> str:
     """Write a number with its interval, if it has one.
-
-    Parameters
-    ----------
-    value, low, high : float
-        The number and the ends of its interval.
-
-    Returns
-    -------
-    str
-        The text.
 
     Examples
     --------
@@ -263,16 +181,6 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write a time as a person would say it.
-
-    Parameters
-    ----------
-    seconds : float
-        The time.
-
-    Returns
-    -------
-    str
-        The text.
 
     Examples
     --------

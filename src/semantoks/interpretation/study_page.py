@@ -32,31 +32,7 @@ def write_study_page(
     words: Sequence[str] = (),
     laws: pd.DataFrame | None = None,
 ) -> Path:
-    """Write scores of many methods as one self-contained html page.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Tables of `Comparison`, under one another; with n_pretraining for a scaling law.
-    out : Path
-        The page; one that stands there is replaced.
-    title : str
-        What it is.
-    words : sequence of str
-        What has to be said of it, a paragraph each.
-    laws : DataFrame, optional
-        Power laws of a `Scaling`, which are drawn.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
-    """
+    """Write scores of many methods as one self-contained html page."""
     rows = summaries(table.assign(comparison=""))
     sections = [Section("about", "About", [Words(text) for text in words])] if words else []
     if laws is not None:

@@ -20,22 +20,7 @@ _STRICT: Final = {"extra": "forbid"}
 
 @dataclass(frozen=True)
 class DenseBranch:
-    """Shape of a convolution over all ROIs of a network.
-
-    Parameters
-    ----------
-    kind : "dense"
-        Tells the branches of a configuration apart.
-    kernel_size : int
-        Taps, odd.
-    width : int, optional
-        Output channels; by default an equal share of what the other branches leave of the token.
-
-    Raises
-    ------
-    ConfigurationError
-        If the kernel has no middle.
-    """
+    """Shape of a convolution over all ROIs of a network."""
 
     kind: Literal["dense"] = "dense"
     kernel_size: int = 3
@@ -51,45 +36,13 @@ class DenseBranch:
             )
 
     def build(self, rois: int, width: int) -> nn.Module:
-        """Make the branch of one network.
-
-        Parameters
-        ----------
-        rois : int
-            ROIs of the network.
-        width : int
-            Output channels.
-
-        Returns
-        -------
-        Module
-            (batch, roi, time) -> (batch, width, time).
-        """
+        """Make the branch of one network."""
         return DenseConvolution(rois, width, self.kernel_size)
 
 
 @dataclass(frozen=True)
 class LongBranch:
-    """Shape of long structured convolutions of every ROI on its own, mixed linearly.
-
-    Parameters
-    ----------
-    kind : "long"
-        Tells the branches of a configuration apart.
-    taps : int
-        Learned taps a piece.
-    pieces : int
-        Pieces of a kernel; piece s is stretched by 2^max(s - 1, 0).
-    decay_min, decay_max : float
-        How much larger a piece is than the one after it: from the first ROI to the last.
-    width : int, optional
-        Output channels; by default an equal share of what the other branches leave of the token.
-
-    Raises
-    ------
-    ConfigurationError
-        If taps, pieces or decay are not positive.
-    """
+    """Shape of long structured convolutions of every ROI on its own, mixed linearly."""
 
     kind: Literal["long"] = "long"
     taps: int = 4
@@ -108,20 +61,7 @@ class LongBranch:
             )
 
     def build(self, rois: int, width: int) -> nn.Module:
-        """Make the branch of one network.
-
-        Parameters
-        ----------
-        rois : int
-            ROIs of the network.
-        width : int
-            Output channels.
-
-        Returns
-        -------
-        Module
-            (batch, roi, time) -> (batch, width, time).
-        """
+        """Make the branch of one network."""
         long = LongConvolution(
             rois,
             math.ceil(width / rois),
@@ -138,17 +78,7 @@ REFERENCE_BRANCHES: Final[tuple[BranchShape, ...]] = (DenseBranch(), LongBranch(
 
 
 class DenseConvolution(nn.Conv1d):
-    """Convolution over all ROIs of a network, as one matrix product.
-
-    Parameters
-    ----------
-    rois : int
-        Input channels.
-    width : int
-        Output channels.
-    kernel_size : int
-        Taps, odd.
-    """
+    """Convolution over all ROIs of a network, as one matrix product."""
 
     def __init__(self, rois: int, width: int, kernel_size: int) -> None:
         super().__init__(rois, width, kernel_size, padding="same")
@@ -156,19 +86,7 @@ class DenseConvolution(nn.Conv1d):
     def forward(
         self, patches: Float[Tensor, "batch roi time"]
     ) -> Float[Tensor, "batch width time"]:
-        """Convolve.
-
-        Parameters
-        ----------
-        patches : Tensor of shape (batch, roi, time)
-            Patches; what lies beyond their edges counts as zero. Fast where their batch is
-            contiguous in memory, as the tokenizer gives them.
-
-        Returns
-        -------
-        Tensor of shape (batch, width, time)
-            Convolved patches, their batch contiguous.
-        """
+        """Convolve."""
         batch, _, time = patches.shape
         taps = self.weight.shape[-1]
         padded = F.pad(patches.permute(1, 2, 0), (0, 0, (taps - 1) // 2, taps // 2))
@@ -177,15 +95,7 @@ class DenseConvolution(nn.Conv1d):
 
 
 class MixedLongConvolution(nn.Module):
-    """Long convolutions of every ROI, then a linear mixture of all of them.
-
-    Parameters
-    ----------
-    long : LongConvolution
-        The convolutions.
-    width : int
-        Output channels.
-    """
+    """Long convolutions of every ROI, then a linear mixture of all of them."""
 
     def __init__(self, long: LongConvolution, width: int) -> None:
         super().__init__()
@@ -195,19 +105,7 @@ class MixedLongConvolution(nn.Module):
     def forward(
         self, patches: Float[Tensor, "batch roi time"]
     ) -> Float[Tensor, "batch width time"]:
-        """Convolve and mix.
-
-        Parameters
-        ----------
-        patches : Tensor of shape (batch, roi, time)
-            Patches; what lies beyond their edges counts as zero. Fast where their batch is
-            contiguous in memory, as the tokenizer gives them.
-
-        Returns
-        -------
-        Tensor of shape (batch, width, time)
-            Mixed convolutions, their batch contiguous.
-        """
+        """Convolve and mix."""
         batch, rois, time = patches.shape
         # A patch is short: as a matrix of (kernel * time, time) a ROI, its convolutions are one
         # batched product whose output already lies as the mixture wants it.
@@ -227,23 +125,6 @@ def _mix(weight: Tensor, bias: Tensor | None, heard: Tensor, size: tuple[int, in
 
 def branch_widths(branches: Sequence[BranchShape], dim: int) -> tuple[int, ...]:
     """Divide a token among branches.
-
-    Parameters
-    ----------
-    branches : sequence of DenseBranch or LongBranch
-        The branches, in order.
-    dim : int
-        Width of a token.
-
-    Returns
-    -------
-    tuple of int
-        Width of each branch; together they are `dim`.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no branch or they cannot fill the token exactly.
 
     Examples
     --------
@@ -267,21 +148,6 @@ def branch_widths(branches: Sequence[BranchShape], dim: int) -> tuple[int, ...]:
 
 def read_branch(content: BranchShape | Mapping[str, Any]) -> BranchShape:
     """Read the shape of a branch.
-
-    Parameters
-    ----------
-    content : DenseBranch, LongBranch or mapping
-        A branch, or its fields by name.
-
-    Returns
-    -------
-    DenseBranch or LongBranch
-        The branch.
-
-    Raises
-    ------
-    ConfigurationError
-        If a key is unknown.
 
     Examples
     --------

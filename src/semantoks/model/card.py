@@ -26,18 +26,7 @@ _LIMITS: Final = """\
 
 
 def model_card(config: Mapping[str, Any]) -> str:
-    """Write the card of a model.
-
-    Parameters
-    ----------
-    config : mapping
-        What ``config.json`` of the model folder holds.
-
-    Returns
-    -------
-    str
-        Markdown with a YAML head.
-    """
+    """Write the card of a model."""
     head = {
         "license": config["license"],
         "library_name": "semantoks",
@@ -63,25 +52,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 
 def relicensed(card: str, old: str, new: str) -> str:
-    """Name another licence in a card, and leave the rest as it is.
-
-    Parameters
-    ----------
-    card : str
-        Markdown with a YAML head; it may have been edited.
-    old, new : str
-        The hub's identifiers of the two licences.
-
-    Returns
-    -------
-    str
-        The card.
-
-    Raises
-    ------
-    InputError
-        If its head names no licence.
-    """
+    """Name another licence in a card, and leave the rest as it is."""
     head = re.match(r"---\n.*?^---$", card, flags=re.DOTALL | re.MULTILINE)
     line = yaml.safe_dump({"license": new}).strip()
     text, found = re.subn(

@@ -32,17 +32,7 @@ _VERSION_1: Final = {
 
 
 class SavedModel(NamedTuple):
-    """A model folder as read.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The encoder, in evaluation mode.
-    preprocessing : dict
-        How series must be prepared for it; empty if unknown.
-    provenance : dict
-        What it was trained on and how.
-    """
+    """A model folder as read."""
 
     encoder: SemantoksEncoder
     preprocessing: dict[str, Any]
@@ -150,24 +140,6 @@ def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> 
     """Load an encoder with what its folder says about it.
 
     Nothing is ever unpickled: weights are safetensors, everything else is JSON.
-
-    Parameters
-    ----------
-    folder_or_hub_id : str or Path
-        A folder that `save_encoder` wrote, a run that `pretrain` finished, or ``owner/name`` on the
-        hub; without a network, the hub's cache is looked up.
-    revision : str, optional
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    SavedModel
-        Encoder, preprocessing and provenance.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, damaged, or does not fit the other.
     """
     folder = find_model(folder_or_hub_id, revision=revision)
     config = _read_config(folder / "config.json")
@@ -189,20 +161,7 @@ def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> 
 
 
 def change_license(folder: str | Path, license: str) -> None:
-    """Name another licence in the configuration and the card of a model folder.
-
-    Parameters
-    ----------
-    folder : str or Path
-        A folder that `save_encoder` wrote.
-    license : str
-        The hub's identifier of the licence of the weights, such as "cc-by-4.0".
-
-    Raises
-    ------
-    InputError
-        If a file is missing or damaged, or the card's head names no licence.
-    """
+    """Name another licence in the configuration and the card of a model folder."""
     path, card = Path(folder) / "config.json", Path(folder) / "README.md"
     config = _read_config(path)
     text = relicensed(card.read_text(encoding="utf-8"), config["license"], license)
@@ -211,25 +170,7 @@ def change_license(folder: str | Path, license: str) -> None:
 
 
 def find_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
-    """Find the folder of a model.
-
-    Parameters
-    ----------
-    folder_or_hub_id : str or Path
-        A model folder, a run, or ``owner/name`` on the hub.
-    revision : str, optional
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    Path
-        A folder with ``model.safetensors``.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Find the folder of a model."""
     folder = Path(folder_or_hub_id)
     if not folder.exists() and looks_like_hub_id(folder.as_posix()):
         folder = fetch_model(folder.as_posix(), revision=revision)

@@ -44,15 +44,7 @@ class Encoding(NamedTuple):
 
 
 class ChosenTokens(NamedTuple):
-    """What the encoder says where not all tokens were asked for.
-
-    Parameters
-    ----------
-    summary : Tensor of shape (batch, dim)
-        The [CLS] vector.
-    tokens : Tensor of shape (token, dim)
-        The tokens that were asked for.
-    """
+    """What the encoder says where not all tokens were asked for."""
 
     summary: Float[Tensor, "batch dim"]
     tokens: Float[Tensor, "token dim"]
@@ -332,24 +324,7 @@ class SemantoksEncoder(nn.Module):
 
 
 def check_sizes(*, dim: int, head_dim: int, window: int, patch: int) -> None:
-    """Refuse sizes of an encoder that do not fit together.
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    head_dim : int
-        Width of an attention head.
-    window : int
-        Samples in a window.
-    patch : int
-        Samples in a patch.
-
-    Raises
-    ------
-    ConfigurationError
-        If `dim` is odd or no multiple of `head_dim`, or `window` is no multiple of `patch`.
-    """
+    """Refuse sizes of an encoder that do not fit together."""
     if dim % head_dim or dim % 2:
         raise ConfigurationError(
             f"dim = {dim} must be an even multiple of head_dim = {head_dim}; "
@@ -366,18 +341,6 @@ def network_mask(
     network_valid: NDArray[np.bool_], patches: int
 ) -> Bool[Tensor, "batch network patch"] | None:
     """Mask of the networks that a scan lacks.
-
-    Parameters
-    ----------
-    network_valid : ndarray of shape (batch, network)
-        False where a scan has no usable ROI of a network.
-    patches : int
-        Patches in a window.
-
-    Returns
-    -------
-    Tensor of shape (batch, network, patch) or None
-        True where a token must be hidden; None if nothing is missing.
 
     Examples
     --------

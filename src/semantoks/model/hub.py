@@ -24,16 +24,6 @@ class _Wanted(TypedDict):
 def looks_like_hub_id(name: str) -> bool:
     """Say whether a name that is no folder may be a repository of the hub.
 
-    Parameters
-    ----------
-    name : str
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        True for ``owner/name``, unless a folder ``owner`` is here: then a path was meant.
-
     Examples
     --------
     >>> looks_like_hub_id("someone/brain-semantoks"), looks_like_hub_id("../run")
@@ -44,25 +34,7 @@ def looks_like_hub_id(name: str) -> bool:
 
 
 def fetch_model(repo_id: str, *, revision: str | None = None) -> Path:
-    """Fetch a model from the hub, or find it in the hub's cache.
-
-    Parameters
-    ----------
-    repo_id : str
-        ``owner/name``.
-    revision : str, optional
-        Branch, tag or commit; a commit is the only one that never changes.
-
-    Returns
-    -------
-    Path
-        Folder in the cache.
-
-    Raises
-    ------
-    InputError
-        If there is no such model, or no network and nothing in the cache.
-    """
+    """Fetch a model from the hub, or find it in the hub's cache."""
     import huggingface_hub
     from httpx2 import HTTPError  # the hub's client lets errors of a proxy through
     from huggingface_hub.errors import (
@@ -99,16 +71,5 @@ def _cached(wanted: _Wanted, reason: Exception) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message.
-
-    Parameters
-    ----------
-    error : Exception
-        What was raised.
-
-    Returns
-    -------
-    str
-        Its message, or its kind if it has none.
-    """
+    """Return the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

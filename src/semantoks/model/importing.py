@@ -37,23 +37,7 @@ PREPROCESSING: Final = {"target_t_r": 2.0, "high_pass": 0.01, "low_pass": 0.1}
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A released checkpoint as read.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The encoder, in evaluation mode.
-    head : Head
-        The head that belongs to it, in evaluation mode.
-    branch : str
-        "teacher" or "student".
-    dropped : dict of str to int
-        What was never used, by its released key, with its number of parameters.
-    provenance : dict
-        Where the weights come from, for JSON.
-    notices : tuple of str
-        What could not be checked, or is not as usual.
-    """
+    """A released checkpoint as read."""
 
     encoder: SemantoksEncoder
     head: Head
@@ -73,33 +57,6 @@ def import_checkpoint(
     license: str = "unknown",
 ) -> ImportedModel:
     """Turn a checkpoint of the released code into a model folder.
-
-    Parameters
-    ----------
-    file : str or Path
-        The checkpoint, ``.pth``.
-    out : str or Path
-        Folder of the model; it must not exist.
-    config : str or Path, optional
-        YAML of the training run; by default the configuration inside the checkpoint or, if it has
-        none, the file of the same name, ``config_used.yaml`` or ``config.yaml`` beside it.
-    atlas : Atlas, optional
-        Order of the ROIs and the network of each; by default the built-in atlas that the
-        configuration names.
-    branch : {"teacher", "student"}
-        Which of the two encoders.
-    license : str
-        The hub's identifier of the licence of the weights.
-
-    Returns
-    -------
-    ImportedModel
-        What was read.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be used or `out` exists.
 
     See Also
     --------
@@ -128,29 +85,6 @@ def read_checkpoint(
     """Read a checkpoint of the released code.
 
     The file is read as numbers only: one that holds code is refused, and none is run.
-
-    Parameters
-    ----------
-    file : str or Path
-        The checkpoint, ``.pth``.
-    config : str or Path, optional
-        YAML of the training run; by default the configuration inside the checkpoint or beside it.
-    atlas : Atlas, optional
-        Order of the ROIs and the network of each; by default the built-in atlas that the
-        configuration names.
-    branch : {"teacher", "student"}
-        Which of the two encoders.
-
-    Returns
-    -------
-    ImportedModel
-        Encoder and head.
-
-    Raises
-    ------
-    InputError
-        If the file holds code, is damaged, has keys missing or too many, or does not fit its
-        configuration or the atlas.
     """
     file = Path(file)
     read = read_released_file(file, None if config is None else Path(config))

@@ -19,19 +19,6 @@ class LongConvolution(nn.Module):
     by decay^(S - 1 - s); the whole is divided by the L2 norm that it had at initialisation. In the
     paper: k = concat(4 w₀, 2 w₁, up(w₂)) / |k₀|. The output of channel c and kernel j is
     y = k_jc * x_c + g_jc x_c.
-
-    Parameters
-    ----------
-    channels : int
-        Input channels.
-    kernels : int
-        Kernels a channel.
-    taps : int
-        Learned taps a piece.
-    pieces : int
-        Pieces a kernel.
-    decay : pair of float
-        How much larger each piece is than the one after it: from the first channel to the last.
     """
 
     def __init__(
@@ -70,13 +57,7 @@ class LongConvolution(nn.Module):
         return (taps - 1) // 2, taps // 2
 
     def weight(self) -> Float[Tensor, "kernel channel taps"]:
-        """Return kernel and gain as one correlation kernel.
-
-        Returns
-        -------
-        Tensor of shape (kernel, channel, taps)
-            Taps in the order in which `torch.nn.functional.conv1d` reads them.
-        """
+        """Return kernel and gain as one correlation kernel."""
         # conv1d correlates, so a true convolution has its taps flipped.
         kernel = (self._joined() / self.norm).flip(-1)
         # Made where it is used: a GPU would have to wait for what is sent.
@@ -85,18 +66,7 @@ class LongConvolution(nn.Module):
         return kernel + self.gain[..., None] * here
 
     def toeplitz(self, time: int) -> Float[Tensor, "channel kernel time time"]:
-        """Return kernel and gain as matrices that convolve a series of a fixed length.
-
-        Parameters
-        ----------
-        time : int
-            Samples of the series; beyond their ends lies zero.
-
-        Returns
-        -------
-        Tensor of shape (channel, kernel, time, time)
-            y = toeplitz @ x is the convolution of x.
-        """
+        """Return kernel and gain as matrices that convolve a series of a fixed length."""
         weight = self.weight().transpose(0, 1)
         before, _ = self.padding
         # All lags from 1 - time to time - 1 in a row; a matrix is `time` shifts of it.
@@ -107,18 +77,7 @@ class LongConvolution(nn.Module):
     def forward(
         self, series: Float[Tensor, "batch channel time"]
     ) -> Float[Tensor, "batch channels_out time"]:
-        """Convolve every channel with its kernels.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, channel, time)
-            Input.
-
-        Returns
-        -------
-        Tensor of shape (batch, channel * kernel, time)
-            Channel outer, kernel inner.
-        """
+        """Convolve every channel with its kernels."""
         weight = self.weight().transpose(0, 1).flatten(0, 1)[:, None]
         return F.conv1d(F.pad(series, self.padding), weight, groups=series.shape[1])
 
@@ -143,32 +102,13 @@ class _MeanGelu(torch.autograd.Function):
 
 
 def mean_gelu(x: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim"]:
-    """Average GELU(x) over time.
-
-    Parameters
-    ----------
-    x : Tensor of shape (batch, dim, time)
-        Fast where the batch is contiguous in memory.
-
-    Returns
-    -------
-    Tensor of shape (batch, dim)
-        Means.
-    """
+    """Average GELU(x) over time."""
     means: Tensor = _MeanGelu.apply(x.permute(1, 2, 0))  # type: ignore[no-untyped-call]
     return means.t()
 
 
 class LayerScale(nn.Module):
-    """A learned gain a dimension, small at first.
-
-    Parameters
-    ----------
-    dim : int
-        Number of dimensions.
-    initial : float
-        Gain at the beginning.
-    """
+    """A learned gain a dimension, small at first."""
 
     def __init__(self, dim: int, initial: float = 0.1) -> None:
         super().__init__()
@@ -177,33 +117,12 @@ class LayerScale(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch dim"], *, onto: Float[Tensor, "*batch dim"]
     ) -> Float[Tensor, "*batch dim"]:
-        """Scale the last axis and add what it is a correction of.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., dim)
-            Input.
-        onto : Tensor of shape (..., dim)
-            What is corrected.
-
-        Returns
-        -------
-        Tensor of shape (..., dim)
-            onto + gain x.
-        """
+        """Scale the last axis and add what it is a correction of."""
         return torch.addcmul(onto, x, self.gain)
 
 
 class Attention(nn.Module):
-    """Self-attention among all tokens of a window.
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    head_dim : int
-        Width of an attention head.
-    """
+    """Self-attention among all tokens of a window."""
 
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()
@@ -216,20 +135,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch token dim"],
         chosen: Int[Tensor, "row"] | None = None,
     ) -> Float[Tensor, "*lattice dim"]:
-        """Mix tokens.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, token, dim)
-            Tokens.
-        chosen : Tensor of shape (row,), optional
-            Places among the batch * token tokens whose mixture is wanted; all by default.
-
-        Returns
-        -------
-        Tensor of shape (batch, token, dim) or (row, dim)
-            Mixed tokens.
-        """
+        """Mix tokens."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -240,19 +146,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + γ₁ attention(norm(x)), then x + γ₂ mlp(norm(x)).
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    head_dim : int
-        Width of an attention head.
-    mlp_ratio : int
-        Hidden width over `dim`.
-    layer_scale : float
-        Gain of both branches at the beginning.
-    """
+    """Pre-norm transformer block: x + γ₁ attention(norm(x)), then x + γ₂ mlp(norm(x))."""
 
     def __init__(self, dim: int, head_dim: int, mlp_ratio: int, layer_scale: float) -> None:
         super().__init__()
@@ -270,21 +164,7 @@ class Block(nn.Module):
         x: Float[Tensor, "batch token dim"],
         chosen: Int[Tensor, "row"] | None = None,
     ) -> Float[Tensor, "*lattice dim"]:
-        """Mix tokens, then dimensions.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, token, dim)
-            Tokens.
-        chosen : Tensor of shape (row,), optional
-            Places among the batch * token tokens that are wanted; all by default. Each is still
-            mixed with all tokens of its window.
-
-        Returns
-        -------
-        Tensor of shape (batch, token, dim) or (row, dim)
-            Tokens.
-        """
+        """Mix tokens, then dimensions."""
         attended = self.attention(self.norm1(x), chosen)
         x = x if chosen is None else _choose(x, chosen)
         x = self.scale1(attended, onto=x)
@@ -308,19 +188,7 @@ def _choose(x: Tensor, places: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """Project onto the unit sphere on which student and teacher are compared.
-
-    Parameters
-    ----------
-    dim : int
-        Input width.
-    hidden_dim : int
-        Width of the hidden layers.
-    output_dim : int
-        Width of the projection.
-    hidden_layers : int
-        Number of hidden layers; the released weights have 1 (the paper's text says 2).
-    """
+    """Project onto the unit sphere on which student and teacher are compared."""
 
     def __init__(
         self, dim: int, *, hidden_dim: int = 1024, output_dim: int = 128, hidden_layers: int = 1
@@ -337,36 +205,13 @@ class Head(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch output_dim"]:
-        """Project.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., dim)
-            Summaries or tokens.
-
-        Returns
-        -------
-        Tensor of shape (..., output_dim)
-            Vectors of unit length.
-        """
+        """Project."""
         # In half precision lengths, and with them cosines, would be off by a percent.
         return F.normalize(self.mlp(x).float(), dim=-1)
 
 
 def patch_positions(patches: int, dim: int) -> Float[Tensor, "patches dim"]:
     """Give the fixed positions of patches: sines, then cosines, of 10000^(-k / (dim/2)) p.
-
-    Parameters
-    ----------
-    patches : int
-        Number of patches in a window.
-    dim : int
-        Width of a token, even.
-
-    Returns
-    -------
-    Tensor of shape (patches, dim)
-        One vector a patch.
 
     Examples
     --------

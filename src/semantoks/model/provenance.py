@@ -16,18 +16,6 @@ def hash_subjects(subjects: Iterable[str], *, salt: str) -> dict[str, Any]:
     the hashes of two cohorts differ. It does not make subjects secret: whoever guesses an
     identifier can confirm it.
 
-    Parameters
-    ----------
-    subjects : iterable of str
-        Identifiers, as in the table of scans.
-    salt : str
-        What stands before every identifier, such as the fingerprint of the store.
-
-    Returns
-    -------
-    dict
-        Plain values, for JSON: algorithm, salt, and the sorted hashes.
-
     Examples
     --------
     >>> hash_subjects(["sub-01"], salt="abc")["hashes"]
@@ -42,18 +30,6 @@ def seen_subjects(provenance: Mapping[str, Any], subjects: Iterable[str]) -> lis
     """List the subjects whose identifiers are among those that a model was trained on.
 
     A person of another cohort may have the same identifier, and a person who was seen another one.
-
-    Parameters
-    ----------
-    provenance : mapping
-        Of a model, as `load_model` returns it.
-    subjects : iterable of str
-        Identifiers, written as in the training cohort.
-
-    Returns
-    -------
-    list of str
-        Those whose hashes the model carries; none if it carries no hashes.
 
     Examples
     --------

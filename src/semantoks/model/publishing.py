@@ -24,34 +24,7 @@ def push_encoder(
     license: str | None = None,
     api: HfApi | None = None,
 ) -> str:
-    """Push a model folder to the hub, after it was checked.
-
-    Parameters
-    ----------
-    folder : str or Path
-        A folder that `save_encoder` wrote, or a run that `pretrain` finished.
-    repo_id : str
-        ``owner/name``; the repository is made if it is not there.
-    private : bool
-        Whether a repository that is made is only seen by its owner.
-    revision : str, optional
-        Branch to push to; made if it is not there.
-    license : str, optional
-        The hub's identifier of the licence of the weights; it is named in what is pushed, the
-        folder stays as it is. By default the licence that the folder names.
-    api : HfApi, optional
-        Client of the hub; by default one with the login of this machine.
-
-    Returns
-    -------
-    str
-        Address of the commit.
-
-    Raises
-    ------
-    InputError
-        If the folder holds no whole model, or the hub refuses it.
-    """
+    """Push a model folder to the hub, after it was checked."""
     import huggingface_hub
     from httpx2 import HTTPError
     from huggingface_hub.errors import HFValidationError

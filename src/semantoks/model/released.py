@@ -54,17 +54,7 @@ _DECAY: Final = ".slconv.multiplier"
 
 
 class ReleasedWeights(NamedTuple):
-    """The weights of one encoder of a released checkpoint.
-
-    Parameters
-    ----------
-    weights : dict of str to Tensor
-        What `SemantoksEncoder.load_state_dict` takes.
-    dead : dict of str to int
-        What was never used and is left behind, by its released key, with its number of parameters
-        (none for stored norms): the tokenizers that are stored again for every atlas after the
-        first, and a LayerNorm inside the transformer.
-    """
+    """The weights of one encoder of a released checkpoint."""
 
     weights: dict[str, Tensor]
     dead: dict[str, int]
@@ -78,33 +68,7 @@ def released_encoder(
     order: Sequence[int] | None = None,
     atlas: str | None = None,
 ) -> ReleasedWeights:
-    """Translate the encoder of a released checkpoint.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        ``model_state_dict`` of a checkpoint of the released code.
-    encoder : SemantoksEncoder
-        The architecture.
-    branch : {"teacher", "student"}
-        Which of the two encoders.
-    order : sequence of int, optional
-        The released number of each of the encoder's networks; the same order by default.
-    atlas : str, optional
-        The released name of the first atlas: its set of tokenizers is the one that was used. It may
-        be left out if there is only one set.
-
-    Returns
-    -------
-    ReleasedWeights
-        Weights under the names that they have here, and what is left behind.
-
-    Raises
-    ------
-    InputError
-        If a key is missing or not known, a shape or a stored constant is another, or it cannot be
-        told which set of tokenizers was used.
-    """
+    """Translate the encoder of a released checkpoint."""
     prefix = f"{branch}_encoder."
     found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not found:
@@ -135,22 +99,7 @@ def released_encoder(
 def check_keys(
     found: Mapping[str, Tensor], *, required: Iterable[str], allowed: Iterable[str], prefix: str
 ) -> None:
-    """Refuse keys that are missing or not known.
-
-    Parameters
-    ----------
-    found : mapping of str to Tensor
-        What the checkpoint holds.
-    required, allowed : iterable of str
-        What it must hold, and what it may hold.
-    prefix : str
-        What stands before these keys in the checkpoint.
-
-    Raises
-    ------
-    InputError
-        If a key is missing or not known.
-    """
+    """Refuse keys that are missing or not known."""
     unknown = [key for key in found if key not in {*allowed}]
     missing = [key for key in required if key not in found]
     if unknown:
@@ -287,29 +236,7 @@ def _compare(found: Mapping[str, Tensor], key: str, computed: Tensor) -> None:
 
 
 def shaped(found: Mapping[str, Tensor], key: str, shape: Sequence[int], prefix: str) -> Tensor:
-    """Return a weight in the shape that it has here.
-
-    Parameters
-    ----------
-    found : mapping of str to Tensor
-        Weights by their released keys.
-    key : str
-        Which of them.
-    shape : sequence of int
-        What it must be.
-    prefix : str
-        What stands before these keys in the checkpoint.
-
-    Returns
-    -------
-    Tensor
-        The weight in float32.
-
-    Raises
-    ------
-    InputError
-        If it has another shape or holds no numbers.
-    """
+    """Return a weight in the shape that it has here."""
     value = found[key]
     if key in (_SINGLE["cls_token"], _SINGLE["mask_token"]) and value.numel() == shape[0]:
         value = value.reshape(-1)

@@ -43,18 +43,7 @@ class ReleasedConfiguration(Loose):
     dino: ReleasedObjective = ReleasedObjective()
 
     def encoder_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `SemantoksEncoder` that make this architecture.
-
-        Returns
-        -------
-        dict
-            Arguments by name.
-
-        Raises
-        ------
-        InputError
-            If the architecture cannot be made or is not known exactly.
-        """
+        """Return the arguments of `SemantoksEncoder` that make this architecture."""
         model, data = self.model, self.data
         dim = model.embedding_dim
         if model.cnn_dim != dim:
@@ -82,13 +71,7 @@ class ReleasedConfiguration(Loose):
         }
 
     def head_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `Head` that make this architecture.
-
-        Returns
-        -------
-        dict
-            Arguments by name.
-        """
+        """Return the arguments of `Head` that make this architecture."""
         return {
             "dim": self.model.embedding_dim,
             "hidden_dim": self.model.projection_hidden_dim,
@@ -97,13 +80,7 @@ class ReleasedConfiguration(Loose):
         }
 
     def networks(self) -> tuple[str, ...] | None:
-        """Return the networks in the order of the released numbering.
-
-        Returns
-        -------
-        tuple of str or None
-            Names as in the built-in atlases; None if the network map is not a known one.
-        """
+        """Return the networks in the order of the released numbering."""
         data = self.data
         cortex = SCHAEFER_NETWORKS.get(data.schaefer_networks)
         if cortex is None or data.schaefer_rois != 400:
@@ -114,13 +91,7 @@ class ReleasedConfiguration(Loose):
         return cortex + tuple(name for name, rois in parts.items() if rois)
 
     def atlas_name(self) -> str | None:
-        """Return the built-in atlas of these networks.
-
-        Returns
-        -------
-        str or None
-            None if there is none.
-        """
+        """Return the built-in atlas of these networks."""
         data = self.data
         found = tuple(atlas for atlas in data.atlases.values() if atlas[1])
         known = tuple(BUILT_IN.values())
@@ -171,16 +142,6 @@ class ReleasedConfiguration(Loose):
 def kernel_taps(branch: BranchShape) -> int:
     """Count the taps of a branch's kernels.
 
-    Parameters
-    ----------
-    branch : DenseBranch or LongBranch
-        The branch.
-
-    Returns
-    -------
-    int
-        Samples that a kernel spans.
-
     Examples
     --------
     >>> from semantoks.model.branches import LongBranch
@@ -193,25 +154,7 @@ def kernel_taps(branch: BranchShape) -> int:
 
 
 def read_released_config(content: Mapping[str, Any], *, origin: str) -> ReleasedConfiguration:
-    """Read the architecture out of a released configuration.
-
-    Parameters
-    ----------
-    content : mapping
-        The configuration.
-    origin : str
-        Where it comes from, for messages.
-
-    Returns
-    -------
-    ReleasedConfiguration
-        What decides about the architecture.
-
-    Raises
-    ------
-    InputError
-        If a key is missing, unknown where it may change the architecture, or not supported.
-    """
+    """Read the architecture out of a released configuration."""
     try:
         return ReleasedConfiguration.model_validate(content)
     except ValidationError as error:
@@ -226,16 +169,6 @@ def read_released_config(content: Mapping[str, Any], *, origin: str) -> Released
 
 def recipe_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """Pick what a person wants to know of how a released model was trained.
-
-    Parameters
-    ----------
-    content : mapping
-        The released configuration.
-
-    Returns
-    -------
-    dict
-        Its sections, for JSON, without paths and names of machines.
 
     Examples
     --------

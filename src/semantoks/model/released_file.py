@@ -28,21 +28,7 @@ _UNCHECKED: Final = (
 
 
 class ReleasedFile(NamedTuple):
-    """A checkpoint file as read.
-
-    Parameters
-    ----------
-    state : dict of str to Tensor
-        The weights, without what data-parallel training and compilation add to names.
-    config : mapping
-        The configuration, from inside the file or from beside it.
-    origin : str
-        Where the configuration comes from, for messages.
-    epoch : int or None
-        Epochs of training, if the file says so.
-    notices : tuple of str
-        What a person must know of the file.
-    """
+    """A checkpoint file as read."""
 
     state: dict[str, Tensor]
     config: Mapping[str, Any]
@@ -52,25 +38,7 @@ class ReleasedFile(NamedTuple):
 
 
 def read_released_file(file: Path, config: Path | None = None) -> ReleasedFile:
-    """Read a checkpoint file and its configuration; no code in it is run.
-
-    Parameters
-    ----------
-    file : Path
-        The checkpoint, ``.pth``.
-    config : Path, optional
-        YAML of the training run; by default the configuration inside the checkpoint or beside it.
-
-    Returns
-    -------
-    ReleasedFile
-        Weights and configuration.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, holds code, or no weights in the released format.
-    """
+    """Read a checkpoint file and its configuration; no code in it is run."""
     whole = _check_whole(file)
     checkpoint = _load(file)
     state = _state(checkpoint, file)

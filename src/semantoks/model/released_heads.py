@@ -15,30 +15,7 @@ from semantoks.model.released import BRANCHES, PARTS, Branch, check_keys, shaped
 def released_head(
     state: Mapping[str, Tensor], head: Head, *, branch: Branch = "teacher", separate: bool = False
 ) -> dict[str, Tensor]:
-    """Translate the head of a released checkpoint, and check the others that are in it.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        ``model_state_dict`` of a checkpoint of the released code.
-    head : Head
-        The architecture.
-    branch : {"teacher", "student"}
-        Which of the two heads.
-    separate : bool
-        Whether masked tokens had a head of their own; if not, ``*_mask_predictor`` must repeat
-        ``*_predictor``.
-
-    Returns
-    -------
-    dict of str to Tensor
-        What `Head.load_state_dict` takes.
-
-    Raises
-    ------
-    InputError
-        If a key is missing or not known, a shape is another, or heads that must be the same differ.
-    """
+    """Translate the head of a released checkpoint, and check the others that are in it."""
     shapes = {name: value.shape for name, value in head.state_dict().items()}
     found: dict[str, dict[str, Tensor]] = {}
     for prefix in (f"{branch}_predictor.", *(part for part in PARTS if "predictor" in part)):

@@ -37,13 +37,7 @@ class ReleasedDense(Strict):
     out_channels: int
 
     def shape(self) -> BranchShape:
-        """Return the branch as it is called here.
-
-        Returns
-        -------
-        DenseBranch
-            The branch.
-        """
+        """Return the branch as it is called here."""
         return DenseBranch(kernel_size=self.kernel_size, width=self.out_channels)
 
 
@@ -58,13 +52,7 @@ class ReleasedLong(Strict):
     out_channels: int
 
     def shape(self) -> BranchShape:
-        """Return the branch as it is called here.
-
-        Returns
-        -------
-        LongBranch
-            The branch.
-        """
+        """Return the branch as it is called here."""
         return LongBranch(
             taps=self.kernel_size,
             pieces=self.num_scales,

@@ -32,19 +32,6 @@ class Synchrony(nn.Module):
 
     and log(m(x, x) + floor) for a time course with itself. What a network receives is
     LayerNorm(Linear(its time courses × those of all networks)).
-
-    Parameters
-    ----------
-    atlas : Atlas
-        Which ROI belongs to which network.
-    dim : int
-        Width of a token.
-    patch : int
-        Samples a patch.
-    time_courses : int
-        Time courses a network; one with fewer ROIs has as many as it has ROIs.
-    span : {"patch", "window"}
-        Whether m is taken over a token's own patch, or over all patches that show both networks.
     """
 
     def __init__(
@@ -71,13 +58,7 @@ class Synchrony(nn.Module):
 
     @torch.no_grad()
     def start_principal(self, correlation: Float[Tensor, "roi roi"]) -> None:
-        """Let every network's time courses be the leading principal components of its ROIs.
-
-        Parameters
-        ----------
-        correlation : Tensor of shape (roi, roi)
-            Correlation of the ROIs of a cohort, on average over its scans.
-        """
+        """Let every network's time courses be the leading principal components of its ROIs."""
         ordered = correlation[self.order.cpu()][:, self.order.cpu()].double()
         start = 0
         for weight in self.weights:
@@ -91,19 +72,7 @@ class Synchrony(nn.Module):
     def courses(
         self, series: Float[Tensor, "batch roi time"]
     ) -> Float[Tensor, "batch course time"]:
-        """Mix the ROIs of every network.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Standardized windows.
-
-        Returns
-        -------
-        Tensor of shape (batch, course, time)
-            Time courses, those of a network together, in the order of the networks; float32
-            whatever the precision around.
-        """
+        """Mix the ROIs of every network."""
         with torch.autocast(series.device.type, enabled=False):
             mixtures: Tensor = torch.block_diag(*self.weights)  # type: ignore[no-untyped-call]
             return mixtures @ series.index_select(1, self.order).float()
@@ -113,20 +82,7 @@ class Synchrony(nn.Module):
         series: Float[Tensor, "batch roi time"],
         hidden: Bool[Tensor, "batch network patch"] | None = None,
     ) -> Float[Tensor, "batch span course course"]:
-        """Compare all time courses with one another.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Standardized windows; time is a multiple of the patch.
-        hidden : Tensor of shape (batch, network, patch), optional
-            True where a network must not be looked at: its synchrony with any other is 0.
-
-        Returns
-        -------
-        Tensor of shape (batch, span, course, course)
-            Synchrony in every patch, or once, if the span is the window.
-        """
+        """Compare all time courses with one another."""
         with torch.autocast(series.device.type, enabled=False):
             batch, _, time = series.shape
             courses = self.courses(series).view(batch, -1, time // self.patch, self.patch)
@@ -152,21 +108,7 @@ class Synchrony(nn.Module):
         series: Float[Tensor, "batch roi time"],
         hidden: Bool[Tensor, "batch network patch"] | None = None,
     ) -> Float[Tensor, "batch network patch dim"]:
-        """Say of every network and patch how it goes together with the others.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Standardized windows; time is a multiple of the patch.
-        hidden : Tensor of shape (batch, network, patch), optional
-            True for networks that must not be looked at in a patch; nothing is computed for them,
-            and they are 0.
-
-        Returns
-        -------
-        Tensor of shape (batch, network, patch, dim)
-            What is to be added to tokens.
-        """
+        """Say of every network and patch how it goes together with the others."""
         batch, patches = len(series), series.shape[2] // self.patch
         blocks = torch.split(self.synchrony(series, hidden), self.counts, dim=2)
         told = []
@@ -182,22 +124,7 @@ class Synchrony(nn.Module):
 
 
 def check_time_courses(time_courses: int, span: Span, spatial: str) -> None:
-    """Refuse time courses that do not fit the rest of an encoder.
-
-    Parameters
-    ----------
-    time_courses : int
-        Learned time courses a network; 0 for none.
-    span : {"patch", "window"}
-        Over how many samples their covariances are taken.
-    spatial : {"networks", "maximal", "minimal"}
-        What a token stands for.
-
-    Raises
-    ------
-    ConfigurationError
-        If the number is negative, the span is none or without effect, or tokens stand for ROIs.
-    """
+    """Refuse time courses that do not fit the rest of an encoder."""
     if isinstance(time_courses, bool) or not isinstance(time_courses, int) or time_courses < 0:
         raise ConfigurationError(
             f"time_courses is {time_courses!r}; it must be a whole number of time courses a "

@@ -29,17 +29,6 @@ class NetworkTokenizer(nn.Module):
     token = LayerNorm(pool over time of GELU([branch(x) for every branch])); in the paper, the mean
     of a dense convolution over all ROIs of the network beside long convolutions of every ROI on its
     own.
-
-    Parameters
-    ----------
-    rois : int
-        Number of ROIs of the network.
-    dim : int
-        Width of the token.
-    branches : sequence of DenseBranch or LongBranch
-        What listens; their outputs are joined in this order.
-    pooling : {"mean", "max", "attention"}
-        What is kept of the samples.
     """
 
     def __init__(
@@ -60,18 +49,7 @@ class NetworkTokenizer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, patches: Float[Tensor, "batch roi time"]) -> Float[Tensor, "batch dim"]:
-        """Read every patch on its own.
-
-        Parameters
-        ----------
-        patches : Tensor of shape (batch, roi, time)
-            Patches; what lies beyond their edges counts as zero.
-
-        Returns
-        -------
-        Tensor of shape (batch, dim)
-            One token a patch.
-        """
+        """Read every patch on its own."""
         heard = [branch(patches) for branch in self.branches]
         if self.attention is not None:
             pooled: Tensor = self.attention(F.gelu(torch.cat(heard, dim=1)))
@@ -84,57 +62,20 @@ class NetworkTokenizer(nn.Module):
 
 
 class LinearTokenizer(nn.Module):
-    """Project one patch of one network onto one vector: the ablation of the semantic tokenizer.
-
-    Parameters
-    ----------
-    rois : int
-        Number of ROIs of the network.
-    dim : int
-        Width of the token.
-    patch : int
-        Samples a patch.
-    """
+    """Project one patch of one network onto one vector: the ablation of the semantic tokenizer."""
 
     def __init__(self, rois: int, dim: int, patch: int) -> None:
         super().__init__()
         self.project = nn.Linear(rois * patch, dim)
 
     def forward(self, patches: Float[Tensor, "batch roi time"]) -> Float[Tensor, "batch dim"]:
-        """Project every patch on its own.
-
-        Parameters
-        ----------
-        patches : Tensor of shape (batch, roi, time)
-            Patches.
-
-        Returns
-        -------
-        Tensor of shape (batch, dim)
-            One token a patch.
-        """
+        """Project every patch on its own."""
         token: Tensor = self.project(patches.flatten(1))
         return token
 
 
 class SemanticTokenizer(nn.Module):
-    """Turn windows into a lattice of tokens, one a network and patch.
-
-    Parameters
-    ----------
-    atlas : Atlas
-        Which ROI belongs to which network.
-    dim : int
-        Width of a token, even.
-    patch : int
-        Samples a patch.
-    tokenization : {"semantic", "linear"}
-        How a patch becomes a token.
-    branches : sequence of DenseBranch or LongBranch
-        What a semantic tokenizer listens with.
-    pooling : {"mean", "max", "attention"}
-        What a semantic tokenizer keeps of the samples.
-    """
+    """Turn windows into a lattice of tokens, one a network and patch."""
 
     def __init__(
         self,
@@ -166,20 +107,7 @@ class SemanticTokenizer(nn.Module):
         series: Float[Tensor, "batch roi time"],
         hidden: Bool[Tensor, "batch network patch"] | None = None,
     ) -> Float[Tensor, "batch network patch dim"]:
-        """Read windows.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Standardized windows; time is a multiple of the patch.
-        hidden : Tensor of shape (batch, network, patch), optional
-            True for tokens that nobody will look at: they are not computed, and are 0.
-
-        Returns
-        -------
-        Tensor of shape (batch, network, patch, dim)
-            Tokens.
-        """
+        """Read windows."""
         batch, rois, time = series.shape
         if not self.sorted:
             series = series.index_select(1, self.order)
@@ -205,15 +133,7 @@ class SemanticTokenizer(nn.Module):
 
 
 class RoiTokenizer(nn.Module):
-    """Turn windows into a lattice of tokens, one a ROI and patch, by one shared projection.
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    patch : int
-        Samples a patch.
-    """
+    """Turn windows into a lattice of tokens, one a ROI and patch, by one shared projection."""
 
     def __init__(self, dim: int, patch: int) -> None:
         super().__init__()
@@ -225,20 +145,7 @@ class RoiTokenizer(nn.Module):
         series: Float[Tensor, "batch roi time"],
         hidden: Bool[Tensor, "batch roi patch"] | None = None,
     ) -> Float[Tensor, "batch roi patch dim"]:
-        """Project every patch of every ROI on its own.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Standardized windows; time is a multiple of the patch.
-        hidden : Tensor of shape (batch, roi, patch), optional
-            Tokens that nobody will look at; one product for all is cheaper than leaving them out.
-
-        Returns
-        -------
-        Tensor of shape (batch, roi, patch, dim)
-            Tokens.
-        """
+        """Project every patch of every ROI on its own."""
         batch, rois, time = series.shape
         patches = series.reshape(batch, rois, time // self.patch, self.patch)
         tokens: Tensor = self.project(patches)
@@ -246,13 +153,7 @@ class RoiTokenizer(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A weighted mean over the samples of a patch: Σ_t softmax_t(w · x_t) x_t.
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    """
+    """A weighted mean over the samples of a patch: Σ_t softmax_t(w · x_t) x_t."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -260,36 +161,13 @@ class AttentionPool(nn.Module):
         self.weight = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim"]:
-        """Weigh and average.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, dim, time)
-            Samples.
-
-        Returns
-        -------
-        Tensor of shape (batch, dim)
-            One vector a patch.
-        """
+        """Weigh and average."""
         share = torch.softmax(self.weight @ x, dim=-1)
         return (x * share[:, None]).sum(dim=-1)
 
 
 def token_atlas(atlas: Atlas, spatial: Spatial) -> Atlas:
     """Group ROIs into what a token stands for.
-
-    Parameters
-    ----------
-    atlas : Atlas
-        Order of the ROIs and the network of each.
-    spatial : {"networks", "maximal", "minimal"}
-        A token a network, a ROI, or one for the whole brain.
-
-    Returns
-    -------
-    Atlas
-        The same ROIs; its networks are what tokens stand for.
 
     Examples
     --------
@@ -313,26 +191,7 @@ def check_tokenization(
     pooling: Pooling,
     branches: Sequence[BranchShape],
 ) -> None:
-    """Refuse choices for the tokenizer that do not fit together.
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    spatial : {"networks", "maximal", "minimal"}
-        What a token stands for.
-    tokenization : {"semantic", "linear"}
-        How a patch becomes a token.
-    pooling : {"mean", "max", "attention"}
-        What a semantic tokenizer keeps of the samples.
-    branches : sequence of DenseBranch or LongBranch
-        What a semantic tokenizer listens with.
-
-    Raises
-    ------
-    ConfigurationError
-        If a choice would have no effect, or branches cannot fill a token.
-    """
+    """Refuse choices for the tokenizer that do not fit together."""
     if spatial == "maximal" and tokenization != "linear":
         raise ConfigurationError(
             "spatial = maximal gives every ROI its own token by one shared linear projection; set "

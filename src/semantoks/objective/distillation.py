@@ -16,21 +16,7 @@ from semantoks.objective.sharing import Share
 
 
 class LossTerms(NamedTuple):
-    """The terms of one step, before weighting, and their weighted total.
-
-    Parameters
-    ----------
-    total : Tensor
-        What is minimised.
-    compression : Tensor
-        Agreement of the two views' summaries (maximised).
-    expansion : Tensor
-        Spread of the summaries (maximised).
-    token : Tensor or None
-        Minus the agreement on masked tokens; None on steps without masks.
-    summary : Tensor or None
-        Minus compression and expansion of the network summaries; None once its weight is 0.
-    """
+    """The terms of one step, before weighting, and their weighted total."""
 
     total: Tensor
     compression: Tensor
@@ -40,35 +26,14 @@ class LossTerms(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """What the heads say of the two views of a batch, all of unit length.
-
-    Parameters
-    ----------
-    summaries : pair of Tensor of shape (batch, dim)
-        Of the [CLS] vectors.
-    tokens : Tensor of shape (token, dim)
-        Of the tokens that were chosen.
-    networks : pair of Tensor of shape (batch, network, dim)
-        Of the tokens' means over patches; None where no term asks for them.
-    """
+    """What the heads say of the two views of a batch, all of unit length."""
 
     summaries: tuple[Tensor, Tensor]
     tokens: Tensor
     networks: tuple[Tensor, Tensor] | None
 
     def gathered(self, share: Share) -> Projected:
-        """Return the summaries of all processes; tokens stay where they are.
-
-        Parameters
-        ----------
-        share : Share
-            This process's part of the batch.
-
-        Returns
-        -------
-        Projected
-            Summaries and networks of the whole batch.
-        """
+        """Return the summaries of all processes; tokens stay where they are."""
 
         def both(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             return share.gather(pair[0]), share.gather(pair[1])
@@ -78,15 +43,7 @@ class Projected(NamedTuple):
 
 
 class Branch(nn.Module):
-    """An encoder and the head that serves all of its outputs.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        Encoder.
-    head : Head
-        Head.
-    """
+    """An encoder and the head that serves all of its outputs."""
 
     def __init__(self, encoder: SemantoksEncoder, head: Head) -> None:
         super().__init__()
@@ -101,24 +58,7 @@ class Branch(nn.Module):
         *,
         networks: bool,
     ) -> Projected:
-        """Encode and project both views.
-
-        Parameters
-        ----------
-        views : Tensor of shape (batch, 2, roi, time)
-            Two windows a scan.
-        masks : Tensor of shape (batch, 2, network, patch) or None
-            True where a token is hidden.
-        chosen : Tensor of int, shape (token,)
-            Places of the tokens to project among all view * batch * network * patch.
-        networks : bool
-            Whether network summaries are projected too.
-
-        Returns
-        -------
-        Projected
-            Unit vectors.
-        """
+        """Encode and project both views."""
         series = views.transpose(0, 1).flatten(0, 1)
         hidden = None if masks is None else masks.transpose(0, 1).flatten(0, 1)
         summaries = None
@@ -136,23 +76,7 @@ class Branch(nn.Module):
 
 
 class Distillation(nn.Module):
-    """Student, teacher, and what the one is asked about the other.
-
-    Parameters
-    ----------
-    encoder : SemantoksEncoder
-        The student's encoder; the teacher begins as its copy.
-    head : Head
-        The student's head; the teacher's begins as its copy.
-    cls_weight : float
-        Weight of the term on the [CLS] outputs; it is computed, for the log, even if this is 0.
-    token_weight : float
-        Weight of the token term on masked steps.
-    summary_weight : float
-        Weight of the network-summary term at the beginning of its curriculum.
-    epsilon : float
-        Distortion of the coding rate.
-    """
+    """Student, teacher, and what the one is asked about the other."""
 
     def __init__(
         self,
@@ -184,26 +108,6 @@ class Distillation(nn.Module):
         """Compare the student, on masked windows, with the teacher, on whole ones.
 
         total = w_cls L_CLS + w_token L_Tok + w_summary · curriculum · L_TTR
-
-        Parameters
-        ----------
-        views : Tensor of shape (batch, 2, roi, time)
-            Two augmented windows a scan.
-        masks : Tensor of shape (batch, 2, network, patch) or None
-            True where the student does not see a token; None on steps without masks.
-        curriculum : float
-            Between 1 and 0: how much of the network-summary term is left.
-        absent : Tensor of shape (batch, network), optional
-            True where a scan has no usable ROI of a network: neither branch sees its tokens, and
-            no term asks about them.
-        share : Share, optional
-            Where many processes share a batch: which part of it the views are. Terms are then of
-            the whole batch, and gradients must be summed over processes.
-
-        Returns
-        -------
-        LossTerms
-            The terms and their total.
         """
         networks = curriculum > 0 and self.summary_weight > 0
         missing = None if absent is None else self._lattice(absent, views)
@@ -246,13 +150,7 @@ class Distillation(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student: θ_t ← m θ_t + (1 - m) θ_s.
-
-        Parameters
-        ----------
-        momentum : float
-            Between 0 and 1: how much of the teacher stays.
-        """
+        """Move the teacher towards the student: θ_t ← m θ_t + (1 - m) θ_s."""
         teacher: list[Tensor] = [*self.teacher.parameters()]
         student: list[Tensor] = [*self.student.parameters()]
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)

@@ -11,36 +11,13 @@ Pair = tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]
 
 
 def compression(student: Pair, teacher: Pair) -> Float[Tensor, ""]:
-    """Agreement of the two views of a scan: ½ Σ_{i≠j} mean_b <t_i, s_j>.
-
-    Parameters
-    ----------
-    student, teacher : pair of Tensor of shape (batch, dim)
-        Unit vectors of both views.
-
-    Returns
-    -------
-    Tensor
-        Scalar between -1 and 1; 1 where both views say the same.
-    """
+    """Agreement of the two views of a scan: ½ Σ_{i≠j} mean_b <t_i, s_j>."""
     (s1, s2), (t1, t2) = student, teacher
     return 0.5 * ((t1 * s2).sum(-1).mean() + (t2 * s1).sum(-1).mean())
 
 
 def coding_rate(vectors: Float[Tensor, "batch dim"], *, epsilon: float = 0.05) -> Float[Tensor, ""]:
     """Volume that a batch of vectors spans: ½ logdet(I + d/(m ε) ZᵀZ).
-
-    Parameters
-    ----------
-    vectors : Tensor of shape (batch, dim)
-        Unit vectors Z, m of them, of d dimensions.
-    epsilon : float
-        Distortion up to which vectors count as one.
-
-    Returns
-    -------
-    Tensor
-        Scalar in nats, float32 whatever the precision of the input.
 
     Examples
     --------
@@ -60,20 +37,7 @@ def coding_rate(vectors: Float[Tensor, "batch dim"], *, epsilon: float = 0.05) -
 
 
 def expansion(student: Pair, teacher: Pair, *, epsilon: float = 0.05) -> Float[Tensor, ""]:
-    """Spread of a batch: ½ Σ_i γ · coding_rate((s_i + t_i) / 2), γ = (d + m) / (d m).
-
-    Parameters
-    ----------
-    student, teacher : pair of Tensor of shape (batch, dim)
-        Unit vectors of both views.
-    epsilon : float
-        Distortion of the coding rate.
-
-    Returns
-    -------
-    Tensor
-        Scalar, larger where scans differ more.
-    """
+    """Spread of a batch: ½ Σ_i γ · coding_rate((s_i + t_i) / 2), γ = (d + m) / (d m)."""
     m, d = student[0].shape
     gamma = (d + m) / (d * m)
     rates = [
@@ -88,22 +52,7 @@ def token_agreement(
     window: Int[Tensor, "token"],
     n_windows: int,
 ) -> Float[Tensor, ""]:
-    """Mean over windows of the mean cosine over their masked tokens.
-
-    Parameters
-    ----------
-    student, teacher : Tensor of shape (token, dim)
-        Unit vectors of the masked tokens of all windows; the student has not seen them.
-    window : Tensor of int, shape (token,)
-        Which window a token is of.
-    n_windows : int
-        Number of windows; one without any token counts 0.
-
-    Returns
-    -------
-    Tensor
-        Scalar between -1 and 1.
-    """
+    """Mean over windows of the mean cosine over their masked tokens."""
     cosine = (student * teacher).sum(-1)
     nothing = cosine.new_zeros(n_windows)
     count = nothing.index_add(0, window, torch.ones_like(cosine))

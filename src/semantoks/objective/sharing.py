@@ -15,13 +15,6 @@ class Share(NamedTuple):
     Every process computes the loss of the whole batch from what it gathers, and its own part of
     the gradient by going back from there. So the gradients of the weights must be *summed* over
     processes, and both are what one process would have found.
-
-    Parameters
-    ----------
-    start, stop : int
-        First scan of this process, and the one after its last.
-    total : int
-        Scans in the whole batch.
     """
 
     start: int
@@ -29,34 +22,12 @@ class Share(NamedTuple):
     total: int
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Put the rows of all processes below one another, in the order of the batch.
-
-        Parameters
-        ----------
-        rows : Tensor of shape (part, ...)
-            What this process computed; gradients flow back to it.
-
-        Returns
-        -------
-        Tensor of shape (batch, ...)
-            The same on every process.
-        """
+        """Put the rows of all processes below one another, in the order of the batch."""
         everyone: Tensor = _Gather.apply(rows, self.start, self.total)  # type: ignore[no-untyped-call]
         return everyone
 
     def mean(self, value: Tensor) -> Tensor:
-        """Average a mean over scans over the processes, each by the number of its scans.
-
-        Parameters
-        ----------
-        value : Tensor
-            Mean over the scans of this process; gradients flow back to it.
-
-        Returns
-        -------
-        Tensor
-            Mean over the scans of all processes.
-        """
+        """Average a mean over scans over the processes, each by the number of its scans."""
         weighted = value * ((self.stop - self.start) / self.total)
         average: Tensor = _Sum.apply(weighted)  # type: ignore[no-untyped-call]
         return average

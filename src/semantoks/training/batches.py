@@ -29,19 +29,7 @@ WEIGHTS, _ORDER, _WINDOWS, _AUGMENTATION, _MASKS, _HEALTH = range(6)
 
 
 class Batch(NamedTuple):
-    """What one step sees.
-
-    Parameters
-    ----------
-    views : Tensor of shape (batch, view, roi, time)
-        Augmented windows.
-    masks : Tensor of shape (batch, view, network, patch) or None
-        What the student does not see; None on steps without masks.
-    absent : Tensor of shape (batch, network) or None
-        Networks that a scan lacks; None if none of the whole batch does.
-    share : Share or None
-        Which part of the whole batch this is; None if it is all of it.
-    """
+    """What one step sees."""
 
     views: Tensor
     masks: Tensor | None
@@ -50,17 +38,7 @@ class Batch(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Which windows a step looks at.
-
-    Parameters
-    ----------
-    step : int
-        Optimizer steps done before.
-    scans : ndarray of shape (batch,)
-        Scans of the whole batch.
-    starts : ndarray of shape (batch, view)
-        First samples of their windows.
-    """
+    """Which windows a step looks at."""
 
     step: int
     scans: NDArray[np.intp]
@@ -68,21 +46,7 @@ class Cut(NamedTuple):
 
 
 class Batches:
-    """Draws the batches of a run.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    configuration : Configuration
-        Views, masks and seed.
-    plan : Plan
-        How the cohort is cut into steps.
-    encoder : SemantoksEncoder
-        The student's encoder, for its lattice of tokens and the device that it is on.
-    ranks : Ranks
-        This process among those that share every batch.
-    """
+    """Draws the batches of a run."""
 
     def __init__(
         self,
@@ -104,18 +68,7 @@ class Batches:
         self._source = (Resident if resident else Streamed)(store, self.device, window)
 
     def after(self, step: int) -> Generator[Batch, None, None]:
-        """Draw the batches of all steps that are left.
-
-        Parameters
-        ----------
-        step : int
-            Optimizer steps done.
-
-        Yields
-        ------
-        Batch
-            What the next step sees.
-        """
+        """Draw the batches of all steps that are left."""
         with closing(read_ahead(self._cuts(step), self._read, self._ahead)) as read:
             for cut, windows in read:
                 yield self._draw(cut, windows)
@@ -160,15 +113,7 @@ class Batches:
         return None if valid.all() else torch.from_numpy(~valid[self.mine]).to(self.device)
 
     def health_views(self) -> tuple[Tensor, Tensor | None]:
-        """Cut two windows, as far apart as can be, from up to 256 scans of different subjects.
-
-        Returns
-        -------
-        views : Tensor of shape (batch, 2, roi, time)
-            The same at every call: the first and the last samples of the scans.
-        mask : Tensor of shape (batch, network, patch) or None
-            True for networks that a scan lacks.
-        """
+        """Cut two windows, as far apart as can be, from up to 256 scans of different subjects."""
         window = self.configuration.model.window
         scans = draw_scans(self.store.subject_codes, self._rng(_HEALTH, 0))[:HEALTH_SCANS]
         starts = np.stack([np.zeros_like(scans), self.store.lengths[scans] - window], axis=1)
@@ -188,16 +133,5 @@ class Batches:
 
 
 def mix(*words: int) -> int:
-    """Mix numbers into one seed.
-
-    Parameters
-    ----------
-    *words : int
-        A seed, a stream, a step.
-
-    Returns
-    -------
-    int
-        A seed of 63 bits.
-    """
+    """Mix numbers into one seed."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

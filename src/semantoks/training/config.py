@@ -156,21 +156,6 @@ def configure(recipe: Configuration, changes: Mapping[str, Any]) -> Configuratio
 def parse_changes(settings: Iterable[str]) -> dict[str, Any]:
     """Read ``section.key=value`` words; values are YAML.
 
-    Parameters
-    ----------
-    settings : iterable of str
-        Words such as ``optimization.epochs=20``.
-
-    Returns
-    -------
-    dict
-        Values by dotted key.
-
-    Raises
-    ------
-    ConfigurationError
-        If a word has no ``=``.
-
     Examples
     --------
     >>> parse_changes(["optimization.epochs=20", "masks.kind=random"])
@@ -197,18 +182,6 @@ def parse_changes(settings: Iterable[str]) -> dict[str, Any]:
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Give every value its dotted key.
 
-    Parameters
-    ----------
-    content : mapping
-        Nested sections.
-    prefix : str
-        What stands before every key.
-
-    Returns
-    -------
-    dict
-        Values by dotted key.
-
     Examples
     --------
     >>> flatten({"a": {"b": 1}, "c": 2})
@@ -225,18 +198,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def same_run(written: str, configuration: Configuration) -> bool:
     """Say whether a run can be gone on with by a configuration, with the same results.
 
-    Parameters
-    ----------
-    written : str
-        YAML of the run's configuration; keys that are newer than it are as in the paper.
-    configuration : Configuration
-        The other one.
-
-    Returns
-    -------
-    bool
-        Whether they differ at most in where windows come from.
-
     Examples
     --------
     >>> same_run(to_yaml(paper()), configure(paper(), {"views.residence": "stream"}))
@@ -251,18 +212,7 @@ def same_run(written: str, configuration: Configuration) -> bool:
 
 
 def to_yaml(configuration: Configuration) -> str:
-    """Write a configuration as YAML that `load_recipe` reads back.
-
-    Parameters
-    ----------
-    configuration : Configuration
-        What to write.
-
-    Returns
-    -------
-    str
-        YAML.
-    """
+    """Write a configuration as YAML that `load_recipe` reads back."""
     return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False)
 
 

@@ -26,17 +26,7 @@ _BUCKET: Final = 8_000_000
 
 
 class Ranks(NamedTuple):
-    """One process among those that train together.
-
-    Parameters
-    ----------
-    rank : int
-        Its number, from 0. The first writes; the others are silent.
-    size : int
-        How many there are.
-    local : int
-        Its number on this machine, which is that of its GPU.
-    """
+    """One process among those that train together."""
 
     rank: int = 0
     size: int = 1
@@ -48,24 +38,7 @@ class Ranks(NamedTuple):
         return self.rank == 0
 
     def device(self, wanted: str) -> str:
-        """Give every process of a machine a GPU of its own.
-
-        Parameters
-        ----------
-        wanted : str
-            The device that the configuration asks for.
-
-        Returns
-        -------
-        str
-            The GPU with the local number where the configuration named none. No other is touched:
-            every process would hold memory there, and some clusters forbid it.
-
-        Raises
-        ------
-        ConfigurationError
-            If there are more processes than GPUs.
-        """
+        """Give every process of a machine a GPU of its own."""
         found = torch.cuda.device_count()
         own = wanted == "cuda" or (wanted == "auto" and found > 0)  # cuda:1 was somebody's choice
         if self.size == 1 or not own:
@@ -81,22 +54,6 @@ class Ranks(NamedTuple):
 
     def share(self, total: int) -> Share | None:
         """Take this process's part of a batch.
-
-        Parameters
-        ----------
-        total : int
-            Scans in the whole batch.
-
-        Returns
-        -------
-        Share or None
-            Neighbouring scans, as many as the others have or one more; None if there are no
-            others.
-
-        Raises
-        ------
-        InputError
-            If there are more processes than scans.
 
         Examples
         --------
@@ -114,13 +71,7 @@ class Ranks(NamedTuple):
         return Share(start, stop, total)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace gradients by their sums over processes.
-
-        Parameters
-        ----------
-        parameters : iterable of Tensor
-            Parameters after the backward pass; those without a gradient are passed over.
-        """
+        """Replace gradients by their sums over processes."""
         if self.size == 1:
             return
         for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
@@ -131,18 +82,7 @@ class Ranks(NamedTuple):
                 gradient.copy_(part.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
-        """Ask whether something is so on any process; all wait for the answer.
-
-        Parameters
-        ----------
-        flag : bool
-            Whether it is so here.
-
-        Returns
-        -------
-        bool
-            The same on every process.
-        """
+        """Ask whether something is so on any process; all wait for the answer."""
         if self.size == 1:
             return flag
         count = torch.tensor(int(flag))  # on the CPU: no GPU has to stop for it
@@ -160,17 +100,6 @@ ALONE: Final = Ranks()
 @contextlib.contextmanager
 def join() -> Iterator[Ranks]:
     """Join the processes that torchrun started, if it did.
-
-    Yields
-    ------
-    Ranks
-        This process among the others. Without the variables RANK and WORLD_SIZE, or with a
-        WORLD_SIZE of 1, it is alone. Where the caller has set up a group already, that is used.
-
-    Raises
-    ------
-    ConfigurationError
-        If the variables are there but the processes do not find one another.
 
     Examples
     --------

@@ -13,25 +13,7 @@ from semantoks.errors import ConfigurationError
 
 
 class Progress(NamedTuple):
-    """One logged step.
-
-    Parameters
-    ----------
-    step, steps : int
-        Optimizer steps done, and of the whole run.
-    epoch : int
-        Epoch that the step belongs to, counted from 1.
-    learning_rate, weight_decay, momentum, summary_weight : float
-        Schedules at this step; `summary_weight` is the share of the curriculum that is left.
-    masked : bool
-        Whether the student saw masked windows.
-    total, compression, expansion, token, summary : float
-        Terms of the loss; NaN where a term was not computed.
-    gradient_norm : float
-        Before clipping.
-    seconds : float
-        Since the run (or its last part) began.
-    """
+    """One logged step."""
 
     step: int
     steps: int
@@ -51,13 +33,7 @@ class Progress(NamedTuple):
 
 
 def check_tensorboard() -> None:
-    """Refuse to promise TensorBoard where it is not installed.
-
-    Raises
-    ------
-    ConfigurationError
-        If TensorBoard is not installed.
-    """
+    """Refuse to promise TensorBoard where it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigurationError(
             "logging.tensorboard needs an extra: pip install 'semantoks[tensorboard]'."
@@ -66,20 +42,7 @@ def check_tensorboard() -> None:
 
 @contextlib.contextmanager
 def tensorboard(folder: Path, *, after: int = 0) -> Iterator[Callable[[Progress], None]]:
-    """Open an event file for TensorBoard.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the file goes.
-    after : int
-        Numbers of later steps in older files are not shown: they are written anew.
-
-    Yields
-    ------
-    callable
-        Writes the numbers of a `Progress`.
-    """
+    """Open an event file for TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder), purge_step=after + 1) as writer:
@@ -93,10 +56,4 @@ def tensorboard(folder: Path, *, after: int = 0) -> Iterator[Callable[[Progress]
 
 
 def ignore(row: Progress) -> None:
-    """Listen to nothing.
-
-    Parameters
-    ----------
-    row : Progress
-        One logged step.
-    """
+    """Listen to nothing."""

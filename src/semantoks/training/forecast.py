@@ -33,42 +33,7 @@ _LOG_ROW: Final = 600  # bytes a logged step takes as CSV and as JSON
 
 
 class Forecast(NamedTuple):
-    """What a run will need.
-
-    Parameters
-    ----------
-    steps : int
-        Optimizer steps of the whole run.
-    device : str
-        Where it was measured.
-    processes : int
-        How many share a batch; FLOPs and memory are those of one.
-    parameters : int
-        Weights that are trained: the student's.
-    flops_student, flops_teacher : int
-        Floating-point operations a step, the mean of masked and unmasked ones: the student
-        forward and backward, the teacher forward. Of matrix products, convolutions and attention.
-    bytes_weights, bytes_gradients, bytes_optimizer : int
-        Student and teacher, gradients, and both moments of AdamW.
-    bytes_series : int
-        The cohort, where it is on the device; 0 where it is streamed.
-    bytes_activations : int
-        What a step takes beyond that, measured.
-    bytes_peak : int
-        Largest memory during a step, measured: of the process, or of the GPU's allocator.
-    seconds_a_step : float
-        Mean over masked and unmasked steps, after the curriculum.
-    steps_measured : int
-        How many steps that is from.
-    seconds : float
-        Expected for all steps and looks at the health, without writing checkpoints.
-    scans_a_second : float
-        Batch size over seconds a step.
-    bytes_disk : int
-        Checkpoints that are kept and the one being written, model and logs.
-    bytes_free : int
-        What is free on the disk that the run goes to.
-    """
+    """What a run will need."""
 
     steps: int
     device: str
@@ -98,32 +63,7 @@ def forecast(
     ranks: Ranks = ALONE,
     patience: float = PATIENCE,
 ) -> Forecast:
-    """Do a few steps of a run, and say what the whole will need; nothing is written.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    out : str or Path
-        Where the run would go, for the space on that disk; it must not exist.
-    configuration : Configuration
-        The recipe.
-    ranks : Ranks
-        Processes that share a batch.
-    patience : float
-        Seconds after which no further step is measured.
-
-    Returns
-    -------
-    Forecast
-        Numbers with units in their names.
-
-    Raises
-    ------
-    InputError
-        If the run could not begin: the folder exists, the cohort does not fit, or the recipe has
-        no steps.
-    """
+    """Do a few steps of a run, and say what the whole will need; nothing is written."""
     out = Path(out)
     if out.exists():
         raise InputError(f"{out} exists; a run would not begin there. Choose another --out.")

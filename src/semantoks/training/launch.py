@@ -32,21 +32,7 @@ _ONE_REQUEST: Final = 1.0
 
 
 def check_devices(count: int, device: str) -> None:
-    """Refuse more processes than there are devices for.
-
-    Parameters
-    ----------
-    count : int
-        How many processes are asked for.
-    device : str
-        The configuration's device.
-
-    Raises
-    ------
-    ConfigurationError
-        If there are too few GPUs, the device is a single one, or this process is already one of
-        several that torchrun or SLURM started.
-    """
+    """Refuse more processes than there are devices for."""
     there = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
     if there:
         raise ConfigurationError(
@@ -73,24 +59,6 @@ def launch(words: Sequence[str], count: int) -> int:
 
     The first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 is passed on to the first process, which tells the
     others after the current step; a later one to all.
-
-    Parameters
-    ----------
-    words : sequence of str
-        The command's words.
-    count : int
-        How many processes.
-
-    Returns
-    -------
-    int
-        The exit code that they agree on, 130 if they were stopped; otherwise that of the first
-        process that failed.
-
-    Raises
-    ------
-    InputError
-        If a process was ended from outside, for want of memory for example.
     """
     before = {kind: signal.getsignal(kind) for kind in _signals(*_PASSED_ON, "SIGQUIT")}
     # This process keeps the place where the others meet, so that its port is free for certain.

@@ -22,17 +22,7 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """Student, teacher and optimizer for a cohort; it knows no files.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    configuration : Configuration
-        The recipe.
-    ranks : Ranks
-        This process among those that train together.
-    """
+    """Student, teacher and optimizer for a cohort; it knows no files."""
 
     def __init__(self, store: Store, configuration: Configuration, ranks: Ranks = ALONE) -> None:
         self.configuration, self.ranks = configuration, ranks
@@ -48,29 +38,12 @@ class Learner:
         self.batches = Batches(store, configuration, self.plan, self.model.student.encoder, ranks)
 
     def compute_in(self, precision: Precision) -> None:
-        """Choose the precision of matrix products.
-
-        Parameters
-        ----------
-        precision : {"float32", "bf16", "fp16"}
-            What `choose_precision` returned.
-        """
+        """Choose the precision of matrix products."""
         self.precision = precision
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def schedule(self, step: int) -> Schedule:
-        """Look up the schedules.
-
-        Parameters
-        ----------
-        step : int
-            Optimizer steps done.
-
-        Returns
-        -------
-        Schedule
-            Of the next step.
-        """
+        """Look up the schedules."""
         return schedule(
             step,
             steps=self.plan.steps,
@@ -81,25 +54,7 @@ class Learner:
         )
 
     def compare(self, batch: Batch, now: Schedule) -> LossTerms:
-        """Compare student and teacher.
-
-        Parameters
-        ----------
-        batch : Batch
-            This process's part of what the step sees.
-        now : Schedule
-            Of this step.
-
-        Returns
-        -------
-        LossTerms
-            Of the whole batch.
-
-        Raises
-        ------
-        InputError
-            If the memory of the device is too small.
-        """
+        """Compare student and teacher."""
         with _room(self.device), autocast(self.precision, self.device):
             terms: LossTerms = self.model(
                 batch.views,
@@ -111,25 +66,7 @@ class Learner:
         return terms
 
     def improve(self, terms: LossTerms, now: Schedule) -> float:
-        """Do one optimizer step and move the teacher.
-
-        Parameters
-        ----------
-        terms : LossTerms
-            What `compare` found.
-        now : Schedule
-            Of this step.
-
-        Returns
-        -------
-        float
-            Norm of the gradient before clipping.
-
-        Raises
-        ------
-        InputError
-            If the memory of the device is too small.
-        """
+        """Do one optimizer step and move the teacher."""
         with _room(self.device):
             torch.autograd.backward(self.scaler.scale(terms.total))
             self.ranks.sum_gradients(self.model.student.parameters())

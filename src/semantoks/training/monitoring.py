@@ -20,25 +20,7 @@ _IDLE: Final = 0.9
 
 
 class Health(NamedTuple):
-    """What a fixed set of windows says about a model.
-
-    Parameters
-    ----------
-    effective_rank : float
-        Exponential of the entropy of the normalised singular values of the teacher's features.
-    effective_rank_max : float
-        Largest effective rank that so many windows and dimensions can have.
-    teacher_student_cosine : float
-        Mean cosine between the summaries of teacher and student.
-    token_cosine : float
-        Mean cosine between different tokens of a window; near 1 in (partial) collapse.
-    feature_deviation : float
-        Mean over features of their standard deviation over windows.
-    identification : float
-        Share of subjects whose second window lies nearer to their first than anybody else's.
-    identification_chance : float
-        The same for features that say nothing: one over the number of subjects.
-    """
+    """What a fixed set of windows says about a model."""
 
     effective_rank: float
     effective_rank_max: float
@@ -57,25 +39,7 @@ def examine(
     *,
     batch_size: int = 64,
 ) -> Health:
-    """Look at the health of a model.
-
-    Parameters
-    ----------
-    model : Distillation
-        Student and teacher.
-    views : Tensor of shape (batch, 2, roi, time)
-        Two windows of each of several subjects, without augmentation, the same at every look. All
-        but identification is of the first.
-    mask : Tensor of shape (batch, network, patch), optional
-        True for the networks that a scan lacks.
-    batch_size : int
-        Windows encoded at once.
-
-    Returns
-    -------
-    Health
-        Seven numbers.
-    """
+    """Look at the health of a model."""
     features, seconds, student_teacher, tokens = [], [], [], []
     for rows in torch.split(torch.arange(len(views)), batch_size):
         hidden = None if mask is None else mask[rows]
@@ -99,15 +63,7 @@ def examine(
 
 
 class Warned(NamedTuple):
-    """A sign that a run goes wrong, and what to try.
-
-    Parameters
-    ----------
-    kind : str
-        "rank", "tokens" or "teacher".
-    message : str
-        What was seen, and what to try.
-    """
+    """A sign that a run goes wrong, and what to try."""
 
     kind: str
     message: str
@@ -115,19 +71,6 @@ class Warned(NamedTuple):
 
 def warn(looks: Sequence[Health], share: float) -> tuple[Warned, ...]:
     """Say what is wrong with a run, if anything.
-
-    Parameters
-    ----------
-    looks : sequence of Health
-        Looks up to now, the first at the untrained model.
-    share : float
-        How much of the run lies behind, between 0 and 1.
-
-    Returns
-    -------
-    tuple of Warned
-        Collapse of features or tokens, and a teacher that three looks found unchanged. Nothing
-        about an untrained model; nor about a teacher that rests at the end, as it should.
 
     Examples
     --------
@@ -192,17 +135,6 @@ def _pooled(encoding: Encoding) -> Float[Tensor, "batch dim"]:
 def identification(first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"]) -> float:
     """Find every subject's second window among those of all subjects.
 
-    Parameters
-    ----------
-    first, second : Tensor of shape (batch, dim)
-        Features of two windows, a row a subject.
-
-    Returns
-    -------
-    float
-        Share of subjects whose own second window has the largest cosine with the first. What all
-        windows have in common is taken out before: it would hide what tells them apart.
-
     Examples
     --------
     >>> corners = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
@@ -218,16 +150,6 @@ def identification(first: Float[Tensor, "batch dim"], second: Float[Tensor, "bat
 
 def effective_rank(features: Float[Tensor, "batch dim"]) -> float:
     """Count the dimensions that a cloud of points really fills.
-
-    Parameters
-    ----------
-    features : Tensor of shape (batch, dim)
-        Points.
-
-    Returns
-    -------
-    float
-        Exponential of the entropy of the normalised singular values of the centred points.
 
     References
     ----------
@@ -248,18 +170,7 @@ def effective_rank(features: Float[Tensor, "batch dim"]) -> float:
 
 
 def token_cosine(tokens: Float[Tensor, "batch network patch dim"]) -> Float[Tensor, "batch"]:
-    """Average the cosine between different tokens of a window.
-
-    Parameters
-    ----------
-    tokens : Tensor of shape (batch, network, patch, dim)
-        Tokens.
-
-    Returns
-    -------
-    Tensor of shape (batch,)
-        Between -1 and 1.
-    """
+    """Average the cosine between different tokens of a window."""
     unit = torch.nn.functional.normalize(tokens.flatten(1, 2), dim=-1)
     n = unit.shape[1]
     # The squared length of the sum holds all pairs and, n times, a token with itself.

@@ -12,19 +12,7 @@ from semantoks.training.config import ObjectiveConfig, OptimizationConfig
 
 
 class Schedule(NamedTuple):
-    """What changes from step to step.
-
-    Parameters
-    ----------
-    learning_rate : float
-        Of AdamW.
-    weight_decay : float
-        Of AdamW, on every parameter.
-    momentum : float
-        Of the teacher.
-    curriculum : float
-        Share of the network-summary term that is left.
-    """
+    """What changes from step to step."""
 
     learning_rate: float
     weight_decay: float
@@ -34,18 +22,6 @@ class Schedule(NamedTuple):
 
 def cosine(start: float, end: float, share: float) -> float:
     """Go from start to end along half a cosine.
-
-    Parameters
-    ----------
-    start, end : float
-        Value at the beginning and at the end.
-    share : float
-        How much of the way lies behind, between 0 and 1.
-
-    Returns
-    -------
-    float
-        Value at that point.
 
     Examples
     --------
@@ -64,28 +40,7 @@ def schedule(
     optimization: OptimizationConfig,
     objective: ObjectiveConfig,
 ) -> Schedule:
-    """Look up all schedules at an optimizer step.
-
-    Parameters
-    ----------
-    step : int
-        Number of optimizer steps done, 0 for the first.
-    steps : int
-        Optimizer steps of the whole run.
-    steps_an_epoch : int
-        Optimizer steps of an epoch.
-    batch_size : int
-        Scans a step: the learning rate is given for 256.
-    optimization : OptimizationConfig
-        Rates and decays.
-    objective : ObjectiveConfig
-        Curriculum of the network-summary term.
-
-    Returns
-    -------
-    Schedule
-        Values for this step.
-    """
+    """Look up all schedules at an optimizer step."""
     peak = optimization.learning_rate * batch_size / 256
     warmup = min(optimization.warmup_epochs * steps_an_epoch, steps)
     if step < warmup:
@@ -107,20 +62,7 @@ def _curriculum(step: int, steps: int, objective: ObjectiveConfig) -> float:
 
 
 def make_optimizer(module: nn.Module, optimization: OptimizationConfig) -> torch.optim.AdamW:
-    """Make AdamW over all trainable parameters, decay on biases and norms included.
-
-    Parameters
-    ----------
-    module : Module
-        What is trained.
-    optimization : OptimizationConfig
-        Betas; rates are set at every step.
-
-    Returns
-    -------
-    AdamW
-        The optimizer.
-    """
+    """Make AdamW over all trainable parameters, decay on biases and norms included."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(trainable, lr=0.0, betas=optimization.betas, fused=True)
 
@@ -132,24 +74,7 @@ def optimizer_step(
     clip: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> float:
-    """Clip the gradient, set rates, step, and clear the gradient.
-
-    Parameters
-    ----------
-    optimizer : AdamW
-        Holds parameters with gradients.
-    now : Schedule
-        Rates of this step.
-    clip : float
-        Largest global L2 norm of the gradient.
-    scaler : GradScaler, optional
-        What the loss was scaled with, in fp16; a step whose gradient overflowed is left out.
-
-    Returns
-    -------
-    float
-        Norm of the gradient before clipping.
-    """
+    """Clip the gradient, set rates, step, and clear the gradient."""
     (group,) = optimizer.param_groups
     if scaler is not None:
         scaler.unscale_(optimizer)

@@ -21,19 +21,7 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """How a cohort is cut into steps.
-
-    Parameters
-    ----------
-    subjects : int
-        Subjects; an epoch sees one scan of each.
-    batch_size : int
-        Scans a step, at most the number of subjects.
-    steps_an_epoch : int
-        Whole batches an epoch; which subjects are left over changes every epoch.
-    steps : int
-        Steps of the whole run.
-    """
+    """How a cohort is cut into steps."""
 
     subjects: int
     batch_size: int
@@ -42,25 +30,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(store: Store, configuration: Configuration) -> Plan:
-    """Cut a cohort into steps.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    configuration : Configuration
-        Batch size and number of epochs.
-
-    Returns
-    -------
-    Plan
-        Steps.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two subjects, or scans shorter than a window.
-    """
+    """Cut a cohort into steps."""
     subjects = len(np.unique(store.subject_codes))
     if subjects < 2:
         raise InputError(
@@ -85,21 +55,7 @@ def make_plan(store: Store, configuration: Configuration) -> Plan:
 
 
 def make_model(store: Store, configuration: Configuration) -> Distillation:
-    """Make student and teacher for a cohort.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort, for its atlas.
-    configuration : Configuration
-        Sizes and weights.
-
-    Returns
-    -------
-    Distillation
-        Freshly initialised from PyTorch's global random state; time courses that are to be
-        principal ones, from the store.
-    """
+    """Make student and teacher for a cohort."""
     sizes: ModelConfig = configuration.model
     head = Head(
         sizes.dim,
@@ -122,20 +78,7 @@ def make_model(store: Store, configuration: Configuration) -> Distillation:
 
 
 def mean_correlation(store: Store, *, scans: int = 1000) -> Tensor:
-    """Average the correlation of ROIs over scans.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort; its series have mean 0 and variance 1, or are 0.
-    scans : int
-        How many scans are read at most, evenly spaced.
-
-    Returns
-    -------
-    Tensor of shape (roi, roi)
-        Mean correlation; ROIs that a scan lacks count 0 in it.
-    """
+    """Average the correlation of ROIs over scans."""
     chosen = np.unique(np.linspace(0, len(store) - 1, min(scans, len(store))).astype(int))
     total = np.zeros((len(store.atlas), len(store.atlas)))
     for scan in chosen:
@@ -146,21 +89,6 @@ def mean_correlation(store: Store, *, scans: int = 1000) -> Tensor:
 
 def choose_device(name: str) -> torch.device:
     """Find the device to compute on.
-
-    Parameters
-    ----------
-    name : str
-        "auto" takes a GPU where there is one; otherwise PyTorch's name of a device.
-
-    Returns
-    -------
-    device
-        A device that exists.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such device.
 
     Examples
     --------

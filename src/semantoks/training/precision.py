@@ -30,27 +30,6 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def choose_precision(name: Precision, device: torch.device, *, dim: int) -> Precision:
     """Decide in which precision to compute.
 
-    Parameters
-    ----------
-    name : {"auto", "float32", "bf16", "fp16"}
-        What was asked for. "auto" is bf16 on GPUs that have it; on CPUs, bf16 where a block of
-        this width is at least 1.2 times as fast in it, measured here and now in about a second;
-        float32 everywhere else.
-    device : device
-        Where to compute.
-    dim : int
-        Width of a token.
-
-    Returns
-    -------
-    {"float32", "bf16", "fp16"}
-        Never "auto".
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such precision.
-
     Examples
     --------
     >>> choose_precision("auto", torch.device("cpu"), dim=64)
@@ -71,20 +50,7 @@ def choose_precision(name: Precision, device: torch.device, *, dim: int) -> Prec
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Compute matrix products in a precision.
-
-    Parameters
-    ----------
-    precision : {"float32", "bf16", "fp16"}
-        What `choose_precision` returned.
-    device : device
-        Where is computed.
-
-    Returns
-    -------
-    context manager
-        For the forward pass and the loss; the backward pass follows by itself.
-    """
+    """Compute matrix products in a precision."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_DTYPES[precision])
@@ -114,11 +80,6 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     glibc returns every array above some megabytes to the system at once; to get it back a page at
     a time costs more than a GELU over it. Does nothing on GPUs, which keep it anyway, and with
     other C libraries.
-
-    Parameters
-    ----------
-    device : device
-        Where is computed.
     """
     # Windows does not open the process itself as a library.
     libc = ctypes.CDLL(None) if device.type == "cpu" and os.name == "posix" else None

@@ -107,21 +107,7 @@ def pretrain(
 
 
 class Pretraining:
-    """The state of a run, and the loop over its steps.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    folder : Path
-        Run folder.
-    configuration : Configuration
-        The recipe.
-    resume : bool
-        Take up the newest checkpoint.
-    ranks : Ranks
-        This process among those that train together; the first writes the folder.
-    """
+    """The state of a run, and the loop over its steps."""
 
     def __init__(
         self,
@@ -158,20 +144,7 @@ class Pretraining:
         progress: Callable[[Progress], None] = ignore,
         notify: Callable[[str], None] = _LOGGER.warning,
     ) -> Run:
-        """Go through all steps that are left, then save the teacher.
-
-        Parameters
-        ----------
-        progress : callable
-            Called with `Progress` after every step.
-        notify : callable
-            Called with a sentence when the health of the run gives cause for a warning.
-
-        Returns
-        -------
-        Run
-            How it ended.
-        """
+        """Go through all steps that are left, then save the teacher."""
         began = time.perf_counter()
         self.notify = notify
         if self.step == self.plan.steps and (self.folder / "model").exists():
@@ -188,13 +161,7 @@ class Pretraining:
             return self._end(began)
 
     def damage(self) -> tuple[str, ...]:
-        """Say which checkpoints could not be taken up.
-
-        Returns
-        -------
-        tuple of str
-            A sentence each.
-        """
+        """Say which checkpoints could not be taken up."""
         return tuple(
             f"Checkpoint {path} is damaged or missing; going on from step {self.step}."
             for path in self.damaged

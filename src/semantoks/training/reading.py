@@ -35,24 +35,7 @@ Result = TypeVar("Result")
 
 
 def choose_residence(wanted: Residence, store: Store, device: torch.device) -> Residence:
-    """Decide where the series of a cohort are during a run.
-
-    Parameters
-    ----------
-    wanted : {"auto", "device", "stream"}
-        What was asked for. "auto" is the device if that is an accelerator and a third of its free
-        memory is enough. On a CPU the mapped store is in the memory already, where the system
-        keeps of it what there is room for.
-    store : Store
-        The cohort.
-    device : device
-        Where is computed.
-
-    Returns
-    -------
-    {"device", "stream"}
-        Never "auto".
-    """
+    """Decide where the series of a cohort are during a run."""
     if wanted != "auto":
         return wanted
     return "device" if store.samples.nbytes <= _SHARE * _free_memory(device) else "stream"
@@ -68,22 +51,7 @@ def _free_memory(device: torch.device) -> float:
 
 
 class Resident:
-    """The series of a cohort in the memory of the device.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    device : device
-        Where to.
-    window : int
-        Samples in a window.
-
-    Raises
-    ------
-    InputError
-        If there is no room for them.
-    """
+    """The series of a cohort in the memory of the device."""
 
     def __init__(self, store: Store, device: torch.device, window: int) -> None:
         self.offsets, self.device = store.offsets, device
@@ -105,35 +73,14 @@ class Resident:
     def read(
         self, scans: Int[np.ndarray, "window"], starts: Int[np.ndarray, "window"]
     ) -> Float16[Tensor, "window time roi"]:
-        """Gather windows, all at once.
-
-        Parameters
-        ----------
-        scans, starts : ndarray of shape (window,)
-            Scans, and first samples in them.
-
-        Returns
-        -------
-        Tensor of shape (window, time, roi)
-            Float16 windows on the device.
-        """
+        """Gather windows, all at once."""
         first = torch.from_numpy(self.offsets[scans] + starts).to(self.device)
         index = first[:, None] + self.window
         return self.samples.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 class Streamed:
-    """The series of a cohort in its store.
-
-    Parameters
-    ----------
-    store : Store
-        The cohort.
-    device : device
-        Where windows will go.
-    window : int
-        Samples in a window.
-    """
+    """The series of a cohort in its store."""
 
     def __init__(self, store: Store, device: torch.device, window: int) -> None:
         self.store, self.window = store, window
@@ -142,18 +89,7 @@ class Streamed:
     def read(
         self, scans: Int[np.ndarray, "window"], starts: Int[np.ndarray, "window"]
     ) -> Float16[Tensor, "window time roi"]:
-        """Cut windows from the store; many threads may do so.
-
-        Parameters
-        ----------
-        scans, starts : ndarray of shape (window,)
-            Scans, and first samples in them.
-
-        Returns
-        -------
-        Tensor of shape (window, time, roi)
-            Float16 windows in the memory of the machine.
-        """
+        """Cut windows from the store; many threads may do so."""
         shape = (len(scans), self.window, len(self.store.atlas))
         halves = torch.empty(shape, dtype=torch.float16, pin_memory=self.pinned)
         self.store.stored_windows(scans, starts, self.window, out=halves.numpy())
@@ -164,21 +100,6 @@ def read_ahead(
     jobs: Iterable[Job], work: Callable[[Job], Result], ahead: int
 ) -> Generator[tuple[Job, Result], None, None]:
     """Do jobs in order, some ahead of what is asked for, in threads.
-
-    Parameters
-    ----------
-    jobs : iterable
-        What to do; it is iterated by the caller's thread.
-    work : callable
-        Does a job. What it raises is raised when the turn of that job comes.
-    ahead : int
-        Results that may wait; 0 does a job when its result is asked for.
-
-    Yields
-    ------
-    job, result
-        In the order of the jobs. When the iteration is closed, jobs that are not begun are
-        dropped.
 
     Examples
     --------

@@ -27,20 +27,7 @@ _LOOKS: Final = 4
 
 
 class Record:
-    """The folder of a run, as its first process writes it.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-    store : Store
-        The cohort.
-    learner : Learner
-        What learns.
-    after : int, optional
-        When the run is taken up again: everything later than this step is dropped. None if it
-        begins.
-    """
+    """The folder of a run, as its first process writes it."""
 
     def __init__(
         self, folder: Path, store: Store, learner: Learner, *, after: int | None = None
@@ -67,18 +54,7 @@ class Record:
 
     @contextlib.contextmanager
     def steps(self, *, after: int) -> Iterator[Callable[[Progress], None]]:
-        """Open what steps are written to.
-
-        Parameters
-        ----------
-        after : int
-            Steps done.
-
-        Yields
-        ------
-        callable
-            Writes a step.
-        """
+        """Open what steps are written to."""
         wanted = self.learner.configuration.logging.tensorboard
         folder = self.folder / "tensorboard"
         with tensorboard(folder, after=after) if wanted else contextlib.nullcontext(ignore) as show:
@@ -90,15 +66,7 @@ class Record:
             yield write
 
     def look(self, step: int, notify: Callable[[str], None]) -> None:
-        """Examine the model on the same windows as ever, write it down, and warn.
-
-        Parameters
-        ----------
-        step : int
-            Steps done.
-        notify : callable
-            Called with a sentence when the health gives cause for a new warning.
-        """
+        """Examine the model on the same windows as ever, write it down, and warn."""
         plan = self.learner.plan
         found = examine(self.learner.model, self._views, self._mask)
         place = {"step": step, "epoch": step // max(plan.steps_an_epoch, 1)}
@@ -113,17 +81,7 @@ class Record:
                 notify(f"Warning, step {step}: {warned.message}")
 
     def describe(self, status: str, step: int, seconds: float) -> None:
-        """Write run.json.
-
-        Parameters
-        ----------
-        status : str
-            "running", "finished" or "interrupted".
-        step : int
-            Steps done.
-        seconds : float
-            Time since the run was begun or taken up again.
-        """
+        """Write run.json."""
         content = {
             "status": status,
             "step": step,

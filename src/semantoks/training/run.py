@@ -29,19 +29,7 @@ _ONE_REQUEST: Final = 1.0
 
 
 class Log:
-    """A table that grows by a row at a time, as CSV and as JSON lines.
-
-    Parameters
-    ----------
-    folder : Path
-        Where ``<name>.csv`` and ``<name>.jsonl`` go.
-    name : str
-        Name of the table.
-    columns : sequence of str
-        Its columns; the first is ``step``.
-    after : int
-        When the log is taken up again: rows of later steps are dropped.
-    """
+    """A table that grows by a row at a time, as CSV and as JSON lines."""
 
     def __init__(
         self, folder: Path, name: str, columns: Sequence[str], *, after: int | None = None
@@ -58,14 +46,7 @@ class Log:
             stream.writelines(json.dumps(row) + "\n" for row in kept)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row.
-
-        Parameters
-        ----------
-        row : mapping
-            Values by column; what is not finite is written as an empty cell and as null, as JSON
-            has no word for it.
-        """
+        """Add a row."""
         values = {c: None if _is_not_finite(row[c]) else row[c] for c in self.columns}
         with self._csv.open("a", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerow(values.values())
@@ -73,13 +54,7 @@ class Log:
             stream.write(json.dumps(values) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Read the rows that were written whole.
-
-        Returns
-        -------
-        list of dict
-            Values by column; None where there was none.
-        """
+        """Read the rows that were written whole."""
         if not self._lines.is_file():
             return []
         rows = []
@@ -90,29 +65,7 @@ class Log:
 
 
 def save_checkpoint(folder: Path, step: int, content: dict[str, Any], *, keep: int) -> Path:
-    """Write a checkpoint atomically and remove the oldest.
-
-    Parameters
-    ----------
-    folder : Path
-        The run's ``checkpoints``.
-    step : int
-        Optimizer steps done.
-    content : dict
-        Tensors and plain values.
-    keep : int
-        How many checkpoints stay.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written, on a full disk for example; earlier checkpoints stay.
-    """
+    """Write a checkpoint atomically and remove the oldest."""
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     try:
@@ -135,39 +88,14 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any], *, keep: i
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint as read.
-
-    Parameters
-    ----------
-    content : dict
-        What `save_checkpoint` was given, with ``step``.
-    damaged : tuple of Path
-        Newer checkpoints that could not be used: torn, changed, or gone though their checksum is
-        there.
-    """
+    """A checkpoint as read."""
 
     content: dict[str, Any]
     damaged: tuple[Path, ...]
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
-    """Load the newest checkpoint of a run that is whole.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-
-    Returns
-    -------
-    Checkpoint
-        Its content, and newer ones that are damaged.
-
-    Raises
-    ------
-    InputError
-        If there is none that can be read.
-    """
+    """Load the newest checkpoint of a run that is whole."""
     known = {path.with_suffix(".pt") for path in (run / "checkpoints").glob("step-*")}
     paths = sorted(known, reverse=True)
     for i, path in enumerate(paths):
@@ -182,15 +110,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
 
 
 def drop_later_checkpoints(run: Path, step: int) -> None:
-    """Remove what is left of checkpoints after a step; they would count among those to keep.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-    step : int
-        Step that the run goes on from; -1 if it begins anew.
-    """
+    """Remove what is left of checkpoints after a step; they would count among those to keep."""
     for path in (run / "checkpoints").glob("step-*"):
         if path.stem > f"step-{step:08d}" or step < 0:
             path.unlink()
@@ -216,37 +136,13 @@ def _checksum(path: Path) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    content : mapping
-        What JSON can hold.
-    """
+    """Write JSON atomically."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read JSON that `write_json` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    InputError
-        If it is missing or damaged.
-    """
+    """Read JSON that `write_json` wrote."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
@@ -255,13 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Say what a run was computed with.
-
-    Returns
-    -------
-    dict of str to str
-        Versions of semantoks, Python, PyTorch and NumPy.
-    """
+    """Say what a run was computed with."""
     return {
         "semantoks": __version__,
         "python": platform.python_version(),
@@ -275,12 +165,6 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a question to be asked between steps.
 
     Clusters announce the end of a job by SIGTERM or SIGUSR1.
-
-    Yields
-    ------
-    callable
-        Returns True once the run has been asked to stop. A second signal, later than a second
-        after the first, acts at once.
     """
     asked, when = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():

@@ -67,13 +67,7 @@ class ModelConfig(_Section):
         return self
 
     def encoder_arguments(self) -> dict[str, Any]:
-        """Return the part that `SemantoksEncoder` takes.
-
-        Returns
-        -------
-        dict
-            Arguments by name.
-        """
+        """Return the part that `SemantoksEncoder` takes."""
         others = ("projection_", "time_course_start")
         return {name: value for name, value in self if not name.startswith(others)}
 
@@ -156,6 +150,27 @@ class LoggingConfig(_Section):
 
 class Configuration(_Section):
     """Everything that decides a pretraining run.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Shape of the encoder and of the head.
+    objective : ObjectiveConfig
+        Weights of the terms of the loss.
+    views : ViewsConfig
+        Augmentation of a window.
+    masks : MasksConfig
+        Tokens hidden from the student.
+    optimization : OptimizationConfig
+        AdamW and the schedules.
+    logging : LoggingConfig
+        What is written down, and when.
+    seed : int
+        Seed of weights, views and masks.
+    device : str
+        Device of a step.
+    precision : str
+        Arithmetic of a step.
 
     Examples
     --------

@@ -20,18 +20,6 @@ def draw_scans(
 ) -> NDArray[np.intp]:
     """Draw the order of an epoch: one scan a subject, subjects shuffled.
 
-    Parameters
-    ----------
-    subject_codes : ndarray of shape (scan,)
-        Which subject each scan is of.
-    rng : Generator
-        Source of randomness.
-
-    Returns
-    -------
-    ndarray of shape (subject,)
-        Scan indices.
-
     Examples
     --------
     >>> order = draw_scans(np.array([0, 0, 1, 2]), np.random.default_rng(0))
@@ -46,22 +34,7 @@ def draw_scans(
 def draw_starts(
     lengths: Int[np.ndarray, "batch"], window: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw where the two windows of every scan begin, independent and uniform.
-
-    Parameters
-    ----------
-    lengths : ndarray of shape (batch,)
-        Samples of the scans.
-    window : int
-        Samples in a window.
-    rng : Generator
-        Source of randomness.
-
-    Returns
-    -------
-    ndarray of shape (batch, view)
-        First samples.
-    """
+    """Draw where the two windows of every scan begin, independent and uniform."""
     both = np.repeat(lengths, VIEWS)
     return rng.integers(0, both - window + 1).reshape(-1, VIEWS)
 
@@ -72,25 +45,7 @@ def augment(
     generator: torch.Generator,
     share: Share | None = None,
 ) -> Float[Tensor, "batch view roi time"]:
-    """Drop ROIs, drop a stretch of time, change the gain and add noise, each window on its own.
-
-    Parameters
-    ----------
-    views : Tensor of shape (batch, view, roi, time)
-        Windows.
-    config : ViewsConfig
-        How much of each.
-    generator : Generator
-        Source of randomness, on the device of `views`.
-    share : Share, optional
-        Which part of the batch `views` is: randomness is drawn for all of it, so that a window
-        becomes the same wherever it is computed.
-
-    Returns
-    -------
-    Tensor of shape (batch, view, roi, time)
-        Augmented windows.
-    """
+    """Drop ROIs, drop a stretch of time, change the gain and add noise, each window on its own."""
     device = views.device
     batch, _, rois, time = views.shape
     start, stop, total = share or Share(0, batch, batch)
@@ -117,24 +72,7 @@ def augment(
 def draw_masks(
     batch: int, networks: int, patches: int, config: MasksConfig, generator: torch.Generator
 ) -> Bool[Tensor, "batch view network patch"]:
-    """Draw what the student does not see of every window.
-
-    Parameters
-    ----------
-    batch : int
-        Scans.
-    networks, patches : int
-        Size of the lattice of tokens.
-    config : MasksConfig
-        Kind and size of masks.
-    generator : Generator
-        Source of randomness.
-
-    Returns
-    -------
-    Tensor of shape (batch, view, network, patch)
-        True where a token is hidden.
-    """
+    """Draw what the student does not see of every window."""
     rows = batch * VIEWS
     device = generator.device
     kind = "slice" if config.kind == "random" else config.kind
@@ -157,20 +95,7 @@ def draw_masks(
 
 
 def check_masks(networks: int, patches: int, config: MasksConfig) -> None:
-    """Refuse masks that would hide everything.
-
-    Parameters
-    ----------
-    networks, patches : int
-        Size of the lattice of tokens.
-    config : MasksConfig
-        Kind of masks.
-
-    Raises
-    ------
-    ConfigurationError
-        If the lattice is too small for the kind of masks.
-    """
+    """Refuse masks that would hide everything."""
     along = {"network": networks, "temporal": patches}.get(config.kind, networks * patches)
     if config.probability > 0 and along < 2:
         raise ConfigurationError(

@@ -30,33 +30,6 @@ def confound_predictions(
     texts the most frequent value, all of the training part. A value that the training part does
     not have, such as a site that is left out, has zero in all columns.
 
-    Parameters
-    ----------
-    scans : DataFrame
-        The table of the scans, a row each.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    splits : sequence of Split
-        What is learned from and what is predicted.
-    columns : sequence of str
-        Confounds, as `semantoks.evaluation.confound_columns.confound_columns` chooses them.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order.
-
-    Raises
-    ------
-    InputError
-        If a column is absent or a split leaks.
-
     Examples
     --------
     >>> import numpy as np

@@ -68,25 +68,6 @@ def fisher_z(
 ) -> Float[NDArray[np.float64], "roi roi"]:
     """Compute the Fisher z of the correlations of one scan.
 
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series of the ROIs.
-    valid : ndarray of bool, shape (roi,), optional
-        ROIs that carry signal; all of those that are not constant if not given.
-    kind : {"correlation", "partial"}
-        Pearson's correlation, or the partial correlation given all other ROIs that carry signal.
-
-    Returns
-    -------
-    ndarray of shape (roi, roi)
-        Symmetric; 0 on the diagonal and for ROIs without signal.
-
-    Raises
-    ------
-    ConfigurationError
-        If the kind is unknown.
-
     Examples
     --------
     >>> series = np.array([[1.0, 2, 3, 4], [1, -1, -1, 1], [5, 5, 5, 5]])

@@ -10,19 +10,7 @@ from semantoks.data.store import Store
 
 
 def connectivity_halves(store: Store) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute the Fisher z of Pearson's correlations in each half of every scan.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-
-    Returns
-    -------
-    tuple of ndarray of float32, shape (scan, edge)
-        Edges of the first and of the second half, as `connectivity_features` orders them. A sample
-        in the middle is in neither.
-    """
+    """Compute the Fisher z of Pearson's correlations in each half of every scan."""
     lower = np.tril_indices(len(store.atlas), -1)
     halves = np.empty((2, len(store), len(lower[0])), dtype=np.float32)
     for scan in range(len(store)):

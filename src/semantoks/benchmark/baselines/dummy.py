@@ -21,20 +21,6 @@ def dummy_predictions(
     Which class is most frequent in a training part depends on the test part that was taken out of
     it, so that predicting it scores below chance. One class for all folds is exactly at chance.
 
-    Parameters
-    ----------
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    splits : sequence of Split
-        What is learned from and what is predicted.
-    kind : {"classification", "regression"}
-        What the target is.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order.
-
     Examples
     --------
     >>> split = Split("mine", 0, "0", train=np.array([0, 1]), test=np.array([2]))

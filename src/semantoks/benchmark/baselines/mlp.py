@@ -30,21 +30,6 @@ class RoiMlp(WindowModel):
     joined and goes through one hidden layer: Linear(time -> roi_dim), GELU, flatten, LayerNorm,
     dropout, Linear(roi * roi_dim -> hidden_dim), GELU, dropout, Linear(hidden_dim -> output).
 
-    Parameters
-    ----------
-    rois : int
-        ROIs of the atlas.
-    window : int
-        Samples in a window.
-    n_outputs : int
-        Number of outputs.
-    roi_dim : int
-        Numbers that are kept of a ROI.
-    hidden_dim : int
-        Width of the hidden layer.
-    dropout : float
-        Share of numbers that are dropped in training.
-
     Examples
     --------
     >>> import torch
@@ -78,36 +63,12 @@ class RoiMlp(WindowModel):
     def forward(
         self, series: Float[Tensor, "batch roi time"], valid: NDArray[np.bool_]
     ) -> Float[Tensor, "batch output"]:
-        """Read windows.
-
-        Parameters
-        ----------
-        series : Tensor of shape (batch, roi, time)
-            Windows; ROIs that carry no signal are 0.
-        valid : ndarray of bool, shape (batch, roi)
-            Not looked at.
-
-        Returns
-        -------
-        Tensor of shape (batch, output)
-            Logits, or standardised values.
-        """
+        """Read windows."""
         outputs: Tensor = self.all(self.each(series))
         return outputs
 
     def rates(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Let all layers learn at the same rate.
-
-        Parameters
-        ----------
-        learning_rate : float
-            Of all parameters.
-
-        Returns
-        -------
-        list of dict
-            One group for the optimizer.
-        """
+        """Let all layers learn at the same rate."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]
 
 
@@ -130,45 +91,6 @@ def mlp_predictions(
     """Train a perceptron in every split and predict its test part.
 
     Trained, chosen on validation and averaged over windows as fine-tuning is.
-
-    Parameters
-    ----------
-    store : Store
-        The scans.
-    truth : ndarray of shape (scan,)
-        Codes of the classes (0, 1, ...), or values. Those of test scans are not looked at.
-    splits : sequence of Split
-        Splits with a validation part.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    rows : ndarray of int, shape (scan,), optional
-        Rows of the store that `truth`, `subjects` and `splits` count; all by default.
-    window : int
-        Samples in a window.
-    settings : WindowTraining
-        How to train.
-    roi_dim, hidden_dim : int
-        Numbers that are kept of a ROI, and width of the hidden layer.
-    dropout : float
-        Share of numbers that are dropped in training.
-    device : str
-        "auto", "cpu", "cuda" or another name of PyTorch.
-    progress : callable, optional
-        Called with the number of epochs that are done and the number of all.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order; `chosen` holds the epoch, from 1.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or has no validation part, a target is not known, or a scan is too short.
-    ConfigurationError
-        If a size or a setting is impossible.
     """
     if min(window, roi_dim, hidden_dim) < 1 or not 0 <= dropout < 1:
         raise ConfigurationError(

@@ -33,65 +33,22 @@ _MOST_FILLINGS: Final = 20
 
 
 class Covariances(NamedTuple):
-    """Covariances of the ROIs of scans.
-
-    Parameters
-    ----------
-    packed : ndarray of float32, shape (scan, roi * (roi + 1) / 2)
-        Lower triangles, diagonals divided by √2, as nilearn writes symmetric matrices.
-    valid : ndarray of bool, shape (scan, roi)
-        ROIs that carry signal; the others have a variance of 1 and covariances of 0.
-    """
+    """Covariances of the ROIs of scans."""
 
     packed: NDArray[np.float32]
     valid: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.intp]) -> Covariances:
-        """Return those of some scans.
-
-        Parameters
-        ----------
-        rows : ndarray of int
-            Their positions.
-
-        Returns
-        -------
-        Covariances
-            In the order of `rows`.
-        """
+        """Return those of some scans."""
         return Covariances(self.packed[rows], self.valid[rows])
 
     def matrices(self, rows: NDArray[np.intp]) -> Float[Matrix, "scan roi roi"]:
-        """Return covariances as matrices.
-
-        Parameters
-        ----------
-        rows : ndarray of int
-            Positions of scans.
-
-        Returns
-        -------
-        ndarray of shape (scan, roi, roi)
-            Symmetric and positive definite.
-        """
+        """Return covariances as matrices."""
         return np.asarray(vec_to_sym_matrix(self.packed[rows].astype(np.float64)))
 
 
 def covariances(store: Store, *, progress: Callable[[int, int], None] | None = None) -> Covariances:
-    """Estimate the covariance of the ROIs of every scan, shrunk as Ledoit and Wolf do.
-
-    Parameters
-    ----------
-    store : Store
-        The scans; whole series are used.
-    progress : callable, optional
-        Called with the number of scans that are done and the number of all.
-
-    Returns
-    -------
-    Covariances
-        In the order of the store. A ROI without signal has none in its row and column.
-    """
+    """Estimate the covariance of the ROIs of every scan, shrunk as Ledoit and Wolf do."""
     rois = len(store.atlas)
     packed = np.empty((len(store), rois * (rois + 1) // 2), dtype=np.float32)
     valid = np.zeros((len(store), rois), dtype=bool)
@@ -123,37 +80,6 @@ def tangent_predictions(
 
     A split costs an eigendecomposition a scan with the Euclidean mean, and about six with the
     geometric one.
-
-    Parameters
-    ----------
-    of_scans : Covariances
-        Covariances of the scans that the splits count.
-    truth : ndarray of shape (scan,)
-        Codes of the classes, or values.
-    splits : sequence of Split
-        What is learned from and what is predicted.
-    kind : {"classification", "regression"}
-        What the target is.
-    subjects : ndarray of shape (scan,)
-        Who each scan is of.
-    mean : {"euclidean", "geometric"}
-        The reference.
-    classifier : {"ridge", "logistic"}
-        Linear model for classes.
-    progress : callable, optional
-        Called with the number of splits that are done and the number of all.
-
-    Returns
-    -------
-    tuple of FoldPrediction
-        One a split, in the same order.
-
-    Raises
-    ------
-    InputError
-        If a split leaks or lengths differ.
-    ConfigurationError
-        If an option has an unknown value.
     """
     if len(of_scans.packed) != len(truth):
         raise InputError(f"covariances of {len(of_scans.packed)} scans came for {len(truth)}.")
@@ -190,23 +116,6 @@ def tangent_reference(
 
     ROIs that a scan lacks are filled, together with the Euclidean mean itself, by what the mean
     expects of them given the ROIs that the scan has, until the mean does not change.
-
-    Parameters
-    ----------
-    training : Covariances
-        Covariances of the training part.
-    mean : {"euclidean", "geometric"}
-        Which mean.
-
-    Returns
-    -------
-    ndarray of shape (roi, roi)
-        Symmetric and positive definite.
-
-    Raises
-    ------
-    ConfigurationError
-        If the mean is unknown.
     """
     if mean not in ("euclidean", "geometric"):
         raise ConfigurationError(f"the mean is euclidean or geometric, not {mean!r}.")
@@ -228,21 +137,7 @@ def tangent_reference(
 def tangent_features(
     of_scans: Covariances, reference: Float[Matrix, "roi roi"]
 ) -> NDArray[np.float32]:
-    """Describe covariances by their displacement from a reference.
-
-    Parameters
-    ----------
-    of_scans : Covariances
-        Covariances.
-    reference : ndarray of shape (roi, roi)
-        What `tangent_reference` returned.
-
-    Returns
-    -------
-    ndarray of float32, shape (scan, roi * (roi + 1) / 2)
-        log(G^-½ C G^-½) as nilearn writes symmetric matrices. ROIs that a scan lacks are where the
-        reference expects them, given the others.
-    """
+    """Describe covariances by their displacement from a reference."""
     whitener = _of_eigenvalues(reference, lambda values: values**-0.5)
     parts = [
         sym_matrix_to_vec(_log(whitener @ matrices @ whitener)).astype(np.float32)

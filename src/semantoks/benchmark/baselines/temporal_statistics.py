@@ -33,19 +33,6 @@ def temporal_features(
     A store holds z-scored series: the mean of every ROI is 0 and its standard deviation 1 in all
     scans, so that "mean and deviation of the ROIs" cannot tell anybody from anybody. What survives
     is how the signal moves: its autocorrelation, the shape of its distribution and its spectrum.
-
-    Parameters
-    ----------
-    store : Store
-        The scans; whole series are used.
-    progress : callable, optional
-        Called with the number of scans that are done and the number of all.
-
-    Returns
-    -------
-    ndarray of float32, shape (scan, statistic * roi)
-        The statistics in the order of `TEMPORAL_STATISTICS`, each of all ROIs. A ROI without
-        signal has the mean of the statistic over the other ROIs of its scan.
     """
     rows = np.empty((len(store), len(TEMPORAL_STATISTICS) * len(store.atlas)), dtype=np.float32)
     for scan in range(len(store)):
@@ -65,23 +52,6 @@ def temporal_statistics(
     valid: NDArray[np.bool_] | None = None,
 ) -> Float[NDArray[np.float64], "statistic roi"]:
     """Compute temporal statistics of one scan.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        Series of the ROIs.
-    t_r : float
-        Repetition time in s.
-    band : tuple of float or None
-        Lowest and highest frequency in Hz that passed the filter; 0 and half the sampling rate
-        where None.
-    valid : ndarray of bool, shape (roi,), optional
-        ROIs that carry signal; all of those that are not constant if not given.
-
-    Returns
-    -------
-    ndarray of shape (statistic, roi)
-        In the order of `TEMPORAL_STATISTICS`; 0 if no ROI carries signal.
 
     Examples
     --------

@@ -118,15 +118,7 @@ _FORMATS: Final = (
 
 
 class Found(NamedTuple):
-    """What there is to read.
-
-    Parameters
-    ----------
-    scans : list of ScanFile
-        The scans, sorted by their identity.
-    table : Path or None
-        A table of scans or subjects that lies with them and is not yet read.
-    """
+    """What there is to read."""
 
     scans: list[ScanFile]
     table: Path | None
@@ -140,34 +132,7 @@ def find_scans(
     ignore: Sequence[Path] = (),
     options: ReaderOptions | None = None,
 ) -> Found:
-    """List the scans of a file or folder; their series are read later, one by one.
-
-    Parameters
-    ----------
-    source : Path
-        What holds the recordings.
-    atlas : Atlas
-        Atlas that the series were extracted with.
-    format : {"auto", "pcp", "arrays", "original-hdf5", "fmriprep", "cifti", ...}
-        How `source` is laid out; "auto" recognises it.
-    ignore : sequence of Path
-        Files that are no scans although they may lie in the folder, however their paths are
-        written: the table of scans, the table of the atlas.
-    options : ReaderOptions or None
-        What readers of images have to be told; the defaults if None.
-
-    Returns
-    -------
-    Found
-        The scans, and the table that lies with them.
-
-    Raises
-    ------
-    InputError
-        If there is nothing that can be read, or two scans have the same identity.
-    ConfigurationError
-        If there is no such format.
-    """
+    """List the scans of a file or folder; their series are read later, one by one."""
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist; give the file or folder with the recordings.")

@@ -48,53 +48,17 @@ _TABLE: Final = re.compile(
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path is a file of this format, or a folder that holds some.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether it is an array or a table that may be a scan, or one is in it or below.
-    """
+    """Say whether a path is a file of this format, or a folder that holds some."""
     return bool(_list_files(source))
 
 
 def find(source: Path, atlas: Atlas) -> list[ScanFile]:
-    """Find the scans in a folder and the folders below.
-
-    Parameters
-    ----------
-    source : Path
-        The folder, or a single file.
-    atlas : Atlas
-        Atlas that the series were extracted with.
-
-    Returns
-    -------
-    list of ScanFile
-        A scan a file; files in hidden folders, files of stores, and tables of participants,
-        sessions and scans are left out.
-    """
+    """Find the scans in a folder and the folders below."""
     return [_describe(path, atlas) for path in _list_files(source)]
 
 
 def find_table(source: Path) -> Path | None:
-    """Find the table that describes the scans of a folder or their subjects.
-
-    Parameters
-    ----------
-    source : Path
-        The folder.
-
-    Returns
-    -------
-    Path or None
-        ``participants.tsv`` or ``participants.csv`` in the folder, None if there is none.
-    """
+    """Find the table that describes the scans of a folder or their subjects."""
     return next((source / name for name in _PARTICIPANTS if (source / name).is_file()), None)
 
 

@@ -67,43 +67,12 @@ class _Series(NamedTuple):
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path is, or holds, CIFTI series.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether a ``.ptseries.nii`` or ``.dtseries.nii`` is there.
-    """
+    """Say whether a path is, or holds, CIFTI series."""
     return bool(list_files(source, (_DENSE, _PARCELS)))
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
-    """Find the series of parcels or, if there is an atlas image, the dense series.
-
-    Parameters
-    ----------
-    source : Path
-        A folder, or a single file.
-    atlas : Atlas
-        The atlas; parcels and labels are matched to it by their names.
-    options : ReaderOptions or None
-        The ``.dlabel.nii`` for dense series, which files, and how to denoise those of fMRIPrep.
-
-    Returns
-    -------
-    list of ScanFile
-        A scan a run.
-
-    Raises
-    ------
-    InputError
-        If dense series come without labels, or one recording has several files.
-    """
+    """Find the series of parcels or, if there is an atlas image, the dense series."""
     options = options or ReaderOptions()
     ending = _ending(source, options)
     found = [_recognise(path) for path in list_files(source, (ending,))]

@@ -53,18 +53,7 @@ class _File(NamedTuple):
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path holds ROI series of CONN.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether there is a ``ROI_Subject*_Condition*.mat`` or ``ROI_Subject*_Session*.mat``.
-    """
+    """Say whether a path holds ROI series of CONN."""
     return bool(_list_files(source, _DENOISED) or _list_files(source, _RAW))
 
 
@@ -75,28 +64,7 @@ def _list_files(source: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
-    """Find the denoised recordings of a project.
-
-    Parameters
-    ----------
-    source : Path
-        The folder of the project, ``results/preprocessing`` in it, or one file.
-    atlas : Atlas
-        Atlas that is asked for; ROIs are matched by name.
-    options : ReaderOptions or None
-        Their band tells whether the user knows how the series were filtered.
-
-    Returns
-    -------
-    list of ScanFile
-        A scan a subject and session.
-
-    Raises
-    ------
-    InputError
-        If there are raw series only, conditions that are parts of a recording, or several
-        projects.
-    """
+    """Find the denoised recordings of a project."""
     files = _list_files(source, _DENOISED)
     if not files:
         raise InputError(

@@ -48,18 +48,7 @@ class _File(NamedTuple):
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path holds series of C-PAC.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether there is a ``sub-*_atlas-*_timeseries.1D``.
-    """
+    """Say whether a path holds series of C-PAC."""
     return bool(_list_files(source))
 
 
@@ -71,29 +60,7 @@ def _list_files(source: Path) -> list[_File]:
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
-    """Find the scans of one atlas and one strategy.
-
-    Parameters
-    ----------
-    source : Path
-        The output folder of C-PAC, one below or above it, or a file.
-    atlas : Atlas
-        Atlas that the series were extracted with; the files of it are found by its name or, if
-        there is one atlas only, taken as they are and checked.
-    options : ReaderOptions or None
-        Their band tells whether the user knows how the series were filtered.
-
-    Returns
-    -------
-    list of ScanFile
-        One a recording.
-
-    Raises
-    ------
-    InputError
-        If there are files of several atlases, none of them named like this one, or of several
-        strategies.
-    """
+    """Find the scans of one atlas and one strategy."""
     files = _list_files(source)
     names = sorted({file.atlas for file in files})
     chosen = [name for name in names if _is_named(name, atlas)]

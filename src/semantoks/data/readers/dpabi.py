@@ -47,18 +47,7 @@ class _Column(NamedTuple):
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path holds ROI signals of DPABI.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether there is a ``ROISignals_<subject>.mat`` or ``.txt``.
-    """
+    """Say whether a path holds ROI signals of DPABI."""
     return bool(_list_files(source))
 
 
@@ -73,28 +62,7 @@ def _list_files(source: Path) -> list[Path]:
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
-    """Find the scans of one preprocessing strategy.
-
-    Parameters
-    ----------
-    source : Path
-        The folder ``Results/ROISignals_<strategy>``, one above it with no other strategy, or a
-        file.
-    atlas : Atlas
-        Atlas that is asked for; the columns of its ROIs are found by the key.
-    options : ReaderOptions or None
-        Their band tells whether the user knows how the series were filtered.
-
-    Returns
-    -------
-    list of ScanFile
-        One a subject and session.
-
-    Raises
-    ------
-    InputError
-        If there are several strategies.
-    """
+    """Find the scans of one preprocessing strategy."""
     files = _list_files(source)
     strategies = {path.parent.name for path in files}
     if len(strategies) > 1:

@@ -60,58 +60,19 @@ _TIME_UNITS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
 class Known(NamedTuple):
-    """What is known of a scan before its series are read.
-
-    Parameters
-    ----------
-    motion : float
-        Mean framewise displacement in mm, NaN if unknown.
-    phenotypes : dict
-        How it is denoised, and what that costs.
-    """
+    """What is known of a scan before its series are read."""
 
     motion: float
     phenotypes: dict[str, Any]
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path is, or holds, preprocessed volumes of fMRIPrep.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether a ``*_space-*_desc-preproc_bold.nii.gz`` is there.
-    """
+    """Say whether a path is, or holds, preprocessed volumes of fMRIPrep."""
     return any("_space-" in path.name for path in list_files(source, _ENDINGS))
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
-    """Find the recordings in the space of the atlas image.
-
-    Parameters
-    ----------
-    source : Path
-        A folder of derivatives, or a single volume.
-    atlas : Atlas
-        The atlas; its values are the labels of the atlas image.
-    options : ReaderOptions or None
-        The atlas image, which files, and how to denoise.
-
-    Returns
-    -------
-    list of ScanFile
-        A scan a run; its identity is what the name says before ``space-``.
-
-    Raises
-    ------
-    InputError
-        If there is no atlas image, it does not fit the atlas, or no volume is in its space.
-    """
+    """Find the recordings in the space of the atlas image."""
     options = options or ReaderOptions()
     options = dataclasses.replace(
         options, denoise="simple" if options.denoise == "auto" else options.denoise
@@ -195,21 +156,7 @@ def _tell_shift(name: BidsName, options: ReaderOptions) -> tuple[str, ...]:
 
 
 def describe_confounds(name: BidsName, options: ReaderOptions) -> Known:
-    """Read motion out of the confounds table of an image.
-
-    Parameters
-    ----------
-    name : BidsName
-        The image.
-    options : ReaderOptions
-        How it will be denoised.
-
-    Returns
-    -------
-    Known
-        What the table says; nothing if it is missing or cannot be read, which the scan itself
-        complains of when it is loaded.
-    """
+    """Read motion out of the confounds table of an image."""
     denoising: str = options.denoise
     if options.denoise != "none" and options.global_signal == "removed":
         denoising += "+global signal"

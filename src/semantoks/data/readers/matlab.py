@@ -16,27 +16,7 @@ from semantoks.errors import InputError
 def read_matlab(
     path: Path, names: Sequence[str], *, optional: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Read variables of a MATLAB file, version 4 to 7.3.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    names : sequence of str
-        Variables that must be there.
-    optional : sequence of str
-        Variables that may be there.
-
-    Returns
-    -------
-    dict
-        Arrays without axes of length 1, text, and lists for cells, by name.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or a variable is missing.
-    """
+    """Read variables of a MATLAB file, version 4 to 7.3."""
     try:
         with warnings.catch_warnings():
             # Objects of MATLAB's own classes may lie beside what is read.

@@ -29,46 +29,12 @@ _CACHE_BYTES: Final = 256 * 2**20
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path is an HDF5 file.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether the suffix or the content is that of HDF5.
-    """
+    """Say whether a path is an HDF5 file."""
     return source.is_file() and (source.suffix in {".h5", ".hdf5"} or h5py.is_hdf5(source))
 
 
 def find(source: Path, atlas: Atlas) -> list[ScanFile]:
-    """Find the scans of a file.
-
-    Parameters
-    ----------
-    source : Path
-        The HDF5 file.
-    atlas : Atlas
-        Atlas that the datasets add up to. The parts are found by its name ("schaefer400-tian3" is
-        the datasets schaefer400 and tian3); otherwise all are joined in the order in which they
-        were written, if the file keeps it.
-
-    Returns
-    -------
-    list of ScanFile
-        One a row. ``sub-`` and ``ses-`` in a name give subject and session as in BIDS. Otherwise, a
-        name that repeats is the subject's, and its scans are counted: ``<name>_scan-1``,
-        ``<name>_scan-2``; one that occurs once is the scan's and names no subject, since it may
-        hold the session as well. Labels become phenotypes.
-
-    Raises
-    ------
-    InputError
-        If the file is cut off, a dataset is missing, or sizes do not fit each other or the atlas.
-    """
+    """Find the scans of a file."""
     archive = _Archive(source)
     file = archive.open()
     parts = _find_parts(file, source, atlas)

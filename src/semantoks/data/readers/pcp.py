@@ -46,18 +46,7 @@ _NOT_PHENOTYPES: Final = {"SUB_ID", "SITE_ID", "FILE_ID", "func_mean_fd", "X", "
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path is a file of this format, or a folder that holds some.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether it is a file named ``<FILE_ID>_rois_<atlas>.1D``, or one is in it or below.
-    """
+    """Say whether a path is a file of this format, or a folder that holds some."""
     return any(_FILE.fullmatch(path.name) for path in _list_files(source))
 
 
@@ -67,28 +56,7 @@ def _list_files(source: Path) -> list[Path]:
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
-    """Find the scans of one preprocessing strategy.
-
-    Parameters
-    ----------
-    source : Path
-        Folder of the files, or a folder above it that holds no other strategy, or one file.
-    atlas : Atlas
-        Atlas that the series were extracted with.
-    options : ReaderOptions or None
-        Their band tells whether the user knows how the series were filtered.
-
-    Returns
-    -------
-    list of ScanFile
-        A scan a file. Subject, site, motion and phenotypes come from the phenotype table, by file
-        id or, for files that it does not list, by the subject's number at the end of the name.
-
-    Raises
-    ------
-    InputError
-        If there are no files of the atlas, or those of several strategies.
-    """
+    """Find the scans of one preprocessing strategy."""
     files = _choose(source, atlas)
     rows = _read_phenotypes(next(iter(files.values())).parent)
     found = [_describe(scan, path, atlas, rows) for scan, path in files.items()]

@@ -21,15 +21,7 @@ _NAMES: Final = {"\t": "tab", ",": "comma"}
 
 
 class TextTable(NamedTuple):
-    """The content of a text file of numbers.
-
-    Parameters
-    ----------
-    header : tuple of str
-        The name of each column; empty if the file has no header.
-    values : ndarray of shape (column, row)
-        The numbers, NaN where the file says that one is missing.
-    """
+    """The content of a text file of numbers."""
 
     header: tuple[str, ...]
     values: Float[NDArray[np.float64], "column row"]
@@ -49,24 +41,6 @@ def read_text_table(path: Path, *, empty_cells: bool = False) -> TextTable:
 
     The header is the last of the leading lines that start with ``#``, or a first line in which
     something is not a number, or a first line that numbers the columns (0, 1, 2, ...).
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    empty_cells : bool
-        Whether an empty cell stands for a missing value; otherwise it is an error.
-
-    Returns
-    -------
-    TextTable
-        Names of the columns, and the numbers, exact to the last digit of float64.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be opened or is empty, a line has more or fewer columns than the others,
-        or something is not a number; file, line and column are named.
     """
     content = _read_bytes(path)
     layout, content = _lay_out(path, content, empty_cells)

@@ -64,18 +64,7 @@ class _Rows(NamedTuple):
 
 
 def matches(source: Path) -> bool:
-    """Say whether a path holds returned series of UK Biobank.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether there is a zip file of field 31018 or 31019, or one of the files in them.
-    """
+    """Say whether a path holds returned series of UK Biobank."""
     return bool(_list_files(source))
 
 
@@ -90,25 +79,7 @@ def _list_files(source: Path) -> list[Path]:
 
 
 def find(source: Path, atlas: Atlas) -> list[ScanFile]:
-    """Find the visits of which there are series.
-
-    Parameters
-    ----------
-    source : Path
-        A folder of zip files or of unpacked folders, or one zip file.
-    atlas : Atlas
-        An atlas with Schaefer's 400 parcels, alone or with Tian's subcortex (scale 3) and more.
-
-    Returns
-    -------
-    list of ScanFile
-        One a person and visit, ``<eid>_<instance>_<array>``; the two fields are joined by it.
-
-    Raises
-    ------
-    InputError
-        If the atlas is another, or a file does not say whose it is.
-    """
+    """Find the visits of which there are series."""
     if not set(seventeen_network_names()) <= set(atlas.labels):
         raise InputError(
             f"{source} holds series of UK Biobank (fields 31018, 31019), which are read for "

@@ -43,16 +43,6 @@ _UNREAD: Final = (
 def cleaned_by_aroma(path: Path) -> bool:
     """Say by its name whether ICA-AROMA has cleaned an image.
 
-    Parameters
-    ----------
-    path : Path
-        The image.
-
-    Returns
-    -------
-    bool
-        Whether it has.
-
     Examples
     --------
     >>> cleaned_by_aroma(Path("sub-1_task-rest_space-X_desc-smoothAROMAnonaggr_bold.nii.gz"))
@@ -62,18 +52,7 @@ def cleaned_by_aroma(path: Path) -> bool:
 
 
 def explain_unread(source: Path) -> str:
-    """Say of images that are like those of fMRIPrep why they are not read.
-
-    Parameters
-    ----------
-    source : Path
-        A folder or file that no reader takes.
-
-    Returns
-    -------
-    str
-        A paragraph; "" if there are no such images.
-    """
+    """Say of images that are like those of fMRIPrep why they are not read."""
     paths = list_files(source, IMAGES)
     for pattern, reason in _UNREAD:
         for path in paths:

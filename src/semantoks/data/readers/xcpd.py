@@ -52,44 +52,12 @@ _TIAN: Final = "Tian"
 
 
 def matches(source: Path) -> bool:
-    """Say whether a folder or file holds series of XCP-D.
-
-    Parameters
-    ----------
-    source : Path
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        Whether there is a time series of one of its namings.
-    """
+    """Say whether a folder or file holds series of XCP-D."""
     return any(_SERIES.search(path.name) for path in list_files(source, _ENDINGS))
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions) -> list[ScanFile]:
-    """Find the recordings in a folder of derivatives.
-
-    Parameters
-    ----------
-    source : Path
-        The folder, a folder above or below, or one of the files.
-    atlas : Atlas
-        Atlas that is asked for; the files that hold its ROIs are chosen by their columns.
-    options : ReaderOptions
-        Which task, run, space and res; how many volumes may be censored.
-
-    Returns
-    -------
-    list of ScanFile
-        One a recording. Files in which XCP-D joined the runs of a task are left out.
-
-    Raises
-    ------
-    InputError
-        If a recording is there in several spaces. A recording of which no file holds ROIs of the
-        atlas says so when it is read.
-    """
+    """Find the recordings in a folder of derivatives."""
     folder = source.parent if source.is_file() else source
     paths = [p for p in list_files(folder, _ENDINGS) if _SERIES.search(p.name)]
     names = [parse_bids_name(path) for path in paths]

@@ -22,19 +22,7 @@ _CENSORED: Final = "framewise_displacement"
 
 
 class Beside(NamedTuple):
-    """What is known of a recording before its series are read.
-
-    Parameters
-    ----------
-    t_r : float or None
-        Repetition time in seconds, None if no file says it, NaN if it cannot be read.
-    motion : float
-        Mean framewise displacement in mm, NaN if unknown.
-    share_censored : float
-        Share of volumes that were called outliers, NaN if unknown.
-    notices : tuple of str
-        What the user should know.
-    """
+    """What is known of a recording before its series are read."""
 
     t_r: float | None
     motion: float
@@ -43,20 +31,7 @@ class Beside(NamedTuple):
 
 
 def look_beside(name: BidsName, options: ReaderOptions) -> Beside:
-    """Read what lies beside a series; what cannot be read is complained of when it is loaded.
-
-    Parameters
-    ----------
-    name : BidsName
-        The series.
-    options : ReaderOptions
-        Their band tells whether the user knows how the series were filtered.
-
-    Returns
-    -------
-    Beside
-        What there is.
-    """
+    """Read what lies beside a series; what cannot be read is complained of when it is loaded."""
     notices: list[str] = []
     t_r: float | None = float("nan")
     motion = share = float("nan")
@@ -78,23 +53,7 @@ def look_beside(name: BidsName, options: ReaderOptions) -> Beside:
 
 
 def find_t_r(name: BidsName) -> float | None:
-    """Return the repetition time; the sampling frequency "TR" alone does not say it.
-
-    Parameters
-    ----------
-    name : BidsName
-        The series.
-
-    Returns
-    -------
-    float or None
-        In seconds, from the sidecar of the series or of the denoised image.
-
-    Raises
-    ------
-    InputError
-        If it is none, or a sidecar cannot be read.
-    """
+    """Return the repetition time; the sampling frequency "TR" alone does not say it."""
     t_r = read_t_r(name)
     value = None if t_r is not None else _read_sidecars_of_images(name).get("RepetitionTime")
     if value is None:
@@ -103,18 +62,7 @@ def find_t_r(name: BidsName) -> float | None:
 
 
 def list_beside(name: BidsName) -> tuple[Path, ...]:
-    """List the files beside a series that say when and how it was measured.
-
-    Parameters
-    ----------
-    name : BidsName
-        The series.
-
-    Returns
-    -------
-    tuple of Path
-        Tables of outliers and motion, and JSON files of the denoised images.
-    """
+    """List the files beside a series that say when and how it was measured."""
     kinds = ("outliers.tsv", "motion.tsv", "bold.json")
     return tuple(other.path for kind in kinds for other in _siblings(name, kind))
 
@@ -122,30 +70,7 @@ def list_beside(name: BidsName) -> tuple[Path, ...]:
 def put_back(
     series: Float[NDArray[np.float64], "roi time"], name: BidsName, options: ReaderOptions
 ) -> NDArray[np.float64]:
-    """Put volumes that XCP-D cut out back, if it did.
-
-    Parameters
-    ----------
-    series : ndarray of shape (roi, time)
-        The series as they are in the file.
-    name : BidsName
-        The file.
-    options : ReaderOptions
-        What share of the volumes may be outliers.
-
-    Returns
-    -------
-    ndarray of float64, shape (roi, time)
-        Contiguous in time.
-
-    Raises
-    ------
-    InputError
-        If the number of volumes fits neither all rows of the table of outliers nor those kept, or
-        a table beside the file cannot be read.
-    QualityError
-        If too many volumes are outliers.
-    """
+    """Put volumes that XCP-D cut out back, if it did."""
     _read_motion(name)  # not used here, but what cannot be read is complained of here
     censoring = _read_censoring(name)
     if censoring is None:

@@ -64,20 +64,6 @@ styled: Final = mpl.rc_context(STYLE)
 def render(figure: Figure, name: str, description: str) -> str:
     """Turn a figure into text that stands inside an html page.
 
-    Parameters
-    ----------
-    figure : Figure
-        What is drawn.
-    name : str
-        A name that no other picture of the page has; all ids inside start with it.
-    description : str
-        What the picture shows, for people who cannot see it.
-
-    Returns
-    -------
-    str
-        An svg element, or an img element with a PNG inside where the svg would be large.
-
     Examples
     --------
     >>> render(Figure(figsize=(4.8, 1)), "empty", "Nothing")[:60]
@@ -105,22 +91,7 @@ def render(figure: Figure, name: str, description: str) -> str:
 
 
 def small_multiples(n: int, n_columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure of the page's width with axes in rows.
-
-    Parameters
-    ----------
-    n, n_columns : int
-        Number of axes, and how many of them stand in a row.
-    height : float
-        Height of a row in inches.
-
-    Returns
-    -------
-    Figure
-        The figure.
-    list of Axes
-        Its n axes, row by row.
-    """
+    """Return a figure of the page's width with axes in rows."""
     n_rows = math.ceil(n / n_columns)
     figure = Figure(figsize=(WIDTH, height * n_rows))
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.06)
@@ -128,33 +99,13 @@ def small_multiples(n: int, n_columns: int, height: float) -> tuple[Figure, list
 
 
 def say(axes: Axes, words: str) -> None:
-    """Write into an empty picture why it is empty.
-
-    Parameters
-    ----------
-    axes : Axes
-        The empty picture.
-    words : str
-        The reason.
-    """
+    """Write into an empty picture why it is empty."""
     axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="#555555")
     axes.set(xticks=[], yticks=[])
 
 
 def wrap(text: str, width: int, lines: int) -> str:
     r"""Break a long name into lines.
-
-    Parameters
-    ----------
-    text : str
-        The name.
-    width, lines : int
-        Characters in a line, and lines at most; what does not fit ends in an ellipsis.
-
-    Returns
-    -------
-    str
-        The lines, joined by line breaks; never empty.
 
     Examples
     --------

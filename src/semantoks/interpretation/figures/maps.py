@@ -37,22 +37,7 @@ def draw_map(
     colourings: Mapping[str, pd.Series],
     method: str,
 ) -> Figure:
-    """Draw the same points side by side, each time coloured by something else.
-
-    Parameters
-    ----------
-    points : ndarray of shape (scan, 2)
-        Where each scan stands.
-    colourings : mapping of str to Series of shape (scan,)
-        Name -> values; missing values are drawn small and grey.
-    method : str
-        How the points were made, for the labels of the axes.
-
-    Returns
-    -------
-    Figure
-        The picture with legends below.
-    """
+    """Draw the same points side by side, each time coloured by something else."""
     groups = {
         name: None if is_continuous(values) else _categories(values)
         for name, values in colourings.items()
@@ -79,16 +64,6 @@ def draw_map(
 
 def is_continuous(values: pd.Series) -> bool:
     """Say whether values are drawn on a colour scale rather than as categories.
-
-    Parameters
-    ----------
-    values : Series
-        One value a scan.
-
-    Returns
-    -------
-    bool
-        True for numbers with more than eight different values.
 
     Examples
     --------

@@ -26,19 +26,7 @@ from semantoks.interpretation.figures.canvas import (
 
 
 class Curve(NamedTuple):
-    """One small picture of `draw_curves`.
-
-    Parameters
-    ----------
-    column : str
-        Column of the table that is drawn over its column step.
-    title : str
-        What stands above the picture.
-    unit : str
-        Label of the vertical axis.
-    ceiling : str
-        Column of the value that cannot be exceeded, drawn as a dashed line; empty for none.
-    """
+    """One small picture of `draw_curves`."""
 
     column: str
     title: str
@@ -48,20 +36,7 @@ class Curve(NamedTuple):
 
 @styled
 def draw_bars(counts: Mapping[str, int], unit: str) -> Figure:
-    """Draw one horizontal bar a name, the longest on top.
-
-    Parameters
-    ----------
-    counts : mapping of str to int
-        What is counted; names beyond the forty largest are drawn together.
-    unit : str
-        What is counted, the label of the axis.
-
-    Returns
-    -------
-    Figure
-        The picture.
-    """
+    """Draw one horizontal bar a name, the longest on top."""
     bars = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     if len(bars) > 41:
         bars = [*bars[:40], (f"{len(bars) - 40} others", sum(n for _, n in bars[40:]))]
@@ -80,18 +55,7 @@ def draw_bars(counts: Mapping[str, int], unit: str) -> Figure:
 
 @styled
 def draw_distributions(columns: Mapping[str, Float[NDArray[np.float64], "scan"]]) -> Figure:
-    """Draw a histogram of each of some quantities of the scans.
-
-    Parameters
-    ----------
-    columns : mapping of str to ndarray of shape (scan,)
-        Label with unit -> values; NaN is left out and counted in the title.
-
-    Returns
-    -------
-    Figure
-        The picture, two histograms a row.
-    """
+    """Draw a histogram of each of some quantities of the scans."""
     figure, grid = small_multiples(len(columns), n_columns=2, height=2.1)
     for axes, (label, values) in zip(grid, columns.items(), strict=True):
         known = values[np.isfinite(values)]
@@ -121,21 +85,7 @@ def _histogram(axes: Axes, values: NDArray[np.float64]) -> None:
 
 @styled
 def draw_curves(table: pd.DataFrame, curves: Sequence[Curve]) -> Figure:
-    """Draw columns of a log over the optimizer step, one small picture each.
-
-    Parameters
-    ----------
-    table : DataFrame
-        A row a logged step, with the column step; NaN where something was not computed.
-    curves : sequence of Curve
-        What is drawn.
-
-    Returns
-    -------
-    Figure
-        The picture, two or three curves a row. Long logs are drawn as mean and range of about 120
-        parts.
-    """
+    """Draw columns of a log over the optimizer step, one small picture each."""
     figure, grid = small_multiples(len(curves), n_columns=2 if len(curves) == 4 else 3, height=2.1)
     for axes, curve in zip(grid, curves, strict=True):
         axes.set(title=wrap(curve.title, 36, 2), xlabel="optimizer step", ylabel=curve.unit)
@@ -173,20 +123,7 @@ def _n_parts(n_rows: int) -> int:
 def draw_similarity(
     matrix: Float[NDArray[np.float64], "network network"], networks: Sequence[str]
 ) -> Figure:
-    """Draw the cosine between the tokens of every two networks as a heat map.
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (network, network)
-        Mean cosines; NaN where a network was never seen.
-    networks : sequence of str
-        Names of the networks.
-
-    Returns
-    -------
-    Figure
-        The picture; values are written into the cells of at most twelve networks.
-    """
+    """Draw the cosine between the tokens of every two networks as a heat map."""
     n = len(networks)
     box = min(6.6, max(3.0, 0.6 * n))  # inches; the rest is room for names and colour scale
     letters = min(18, max(map(len, networks)))

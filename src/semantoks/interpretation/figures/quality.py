@@ -31,22 +31,7 @@ _MOST_SITES = 30
 
 @styled
 def draw_quality(table: pd.DataFrame, measures: Sequence[Measure], found: pd.DataFrame) -> Figure:
-    """Draw every scan as a dot, one picture a measure, sites side by side, outliers in orange.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row a scan: scan, site (optional), and the measures.
-    measures : sequence of Measure
-        What is drawn.
-    found : DataFrame
-        What `outliers` returned.
-
-    Returns
-    -------
-    Figure
-        The picture, two measures a row.
-    """
+    """Draw every scan as a dot, one picture a measure, sites side by side, outliers in orange."""
     places, names = _places(table)
     figure, grid = small_multiples(len(measures), n_columns=2, height=2.3)
     for axes, measure in zip(grid, measures, strict=True):
@@ -76,20 +61,7 @@ def draw_bad_rois(
     scans: Sequence[str],
     networks: Sequence[str],
 ) -> Figure:
-    """Draw the share of flat or missing ROIs, one row a scan, one column a network.
-
-    Parameters
-    ----------
-    shares : ndarray of shape (scan, network)
-        Shares between 0 and 1.
-    scans, networks : sequence of str
-        Their names.
-
-    Returns
-    -------
-    Figure
-        The picture.
-    """
+    """Draw the share of flat or missing ROIs, one row a scan, one column a network."""
     height = 1.3 + 0.17 * len(scans)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()

@@ -21,19 +21,7 @@ from semantoks.interpretation.figures.canvas import (
 
 
 class ScalingAxis(NamedTuple):
-    """One small picture of `draw_scaling`.
-
-    Parameters
-    ----------
-    target, metric : str
-        What stands above the picture, and the label of the vertical axis.
-    rows : DataFrame
-        Columns n_pretraining, value, low and high: one row a run.
-    lines : mapping of str to float
-        Scores that do not depend on pretraining, such as those of connectivity.
-    law : (float, float) or None
-        Factor and exponent of the power law in the logarithm, None where none was fitted.
-    """
+    """One small picture of `draw_scaling`."""
 
     target: str
     metric: str
@@ -44,18 +32,7 @@ class ScalingAxis(NamedTuple):
 
 @styled
 def draw_scaling(panels: Sequence[ScalingAxis]) -> Figure:
-    """Draw scores over the logarithm of the number of people, with the fitted power law.
-
-    Parameters
-    ----------
-    panels : sequence of ScalingAxis
-        One small picture each.
-
-    Returns
-    -------
-    Figure
-        The picture, two a row.
-    """
+    """Draw scores over the logarithm of the number of people, with the fitted power law."""
     figure, grid = small_multiples(len(panels), n_columns=min(2, len(panels)), height=3.6)
     for axes, panel in zip(grid, panels, strict=True):
         axes.set(title=panel.target, xlabel="subjects pretrained on", ylabel=panel.metric)

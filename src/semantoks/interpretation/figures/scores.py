@@ -15,21 +15,7 @@ from semantoks.interpretation.figures.canvas import BLUE, GREY, ORANGE, WIDTH, s
 
 
 class ScoreAxis(NamedTuple):
-    """One small picture of `draw_scores`.
-
-    Parameters
-    ----------
-    split : str
-        The way of splitting, which stands above the picture.
-    metric : str
-        Label of the horizontal axis.
-    rows : DataFrame
-        Columns method, value, low and high; NaN where there is no interval.
-    reference : float
-        The score of connectivity; NaN if unknown.
-    chance : float
-        The score of guessing; NaN if unknown.
-    """
+    """One small picture of `draw_scores`."""
 
     split: str
     metric: str
@@ -40,18 +26,7 @@ class ScoreAxis(NamedTuple):
 
 @styled
 def draw_scores(panels: Sequence[ScoreAxis]) -> Figure:
-    """Draw scores with intervals, one row a method, beside connectivity and chance.
-
-    Parameters
-    ----------
-    panels : sequence of ScoreAxis
-        One small picture each; those of one split stand in one row.
-
-    Returns
-    -------
-    Figure
-        The picture.
-    """
+    """Draw scores with intervals, one row a method, beside connectivity and chance."""
     splits = list(dict.fromkeys(panel.split for panel in panels))
     n_columns = max(sum(panel.split == split for panel in panels) for split in splits)
     names = {split: _methods(panels, split) for split in splits}
