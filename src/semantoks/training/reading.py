@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from jaxtyping import Float16, Int
 from torch import Tensor
 
 from semantoks.errors import InputError
+from semantoks.training.sections import Residence
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store
-
-Residence = Literal["auto", "device", "stream"]
-"""Where the series of a cohort are during a run."""
 
 _SHARE: Final = 1 / 3
 """Of the free memory that series may take; the rest is for the step."""

@@ -12,7 +12,9 @@ from semantoks.model.encoder import check_sizes
 from semantoks.model.synchrony import Span, Start, check_time_courses
 from semantoks.model.tokenizer import Pooling, Spatial, Tokenization, check_tokenization
 from semantoks.training.precision import Precision
-from semantoks.training.reading import Residence
+
+Residence = Literal["auto", "device", "stream"]
+"""Where the series of a run lie: on the device, or in the store."""
 
 
 class _Section(BaseModel):
