@@ -36,26 +36,19 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from semantoks.benchmark.baselines.connectivity import connectivity_features
+from semantoks.benchmark.baselines import connectivity_features
 from semantoks.benchmark.tasks import kept_scans
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.description import feature_names
 from semantoks.evaluation.metrics import balanced_accuracy, r2
 from semantoks.evaluation.probe import cross_validated_predictions
-from semantoks.evaluation.readout import encode_scans, scans_of
+from semantoks.evaluation.readout import correlation, encode_scans, feature_names, log_of, scans_of
 from semantoks.evaluation.same_series import check_people
-from semantoks.evaluation.scan_statistics import correlation, log_of
-from semantoks.evaluation.split_table import (
-    read_record,
-    splits_record,
-    splits_table,
-    write_splits,
-)
+from semantoks.evaluation.split_files import read_record, splits_record, splits_table, write_splits
 from semantoks.evaluation.splits import Split
 from semantoks.evaluation.splitters import RandomSubjectSplits
-from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import load_encoder
 from semantoks.training.config import configure, paper
 from semantoks.training.plan import make_model
 from semantoks.training.pretraining import pretrain

@@ -34,7 +34,7 @@ import windows
 from semantoks.data.atlas import Atlas
 from semantoks.data.store import Store
 from semantoks.evaluation.probe import cross_validated_predictions
-from semantoks.evaluation.splits import subject_folds
+from semantoks.evaluation.splitters import subject_folds
 
 WINDOW, DRAWN, CALLS = 100, 128, 10
 

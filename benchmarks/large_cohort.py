@@ -28,11 +28,11 @@ import numpy as np
 
 from semantoks.data import preparation
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import preprocess
 from semantoks.data.readers import Found
 from semantoks.data.recording import ScanFile
+from semantoks.data.signal import preprocess
 from semantoks.data.store import Store
-from semantoks.data.work import available_cores
+from semantoks.data.workers import available_cores
 
 UK_BIOBANK = 39_139
 ATLAS = "schaefer400-tian3-buckner7"

@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from semantoks.data.store import Store
-from semantoks.evaluation.ridge import PENALTIES
+from semantoks.evaluation.linear import PENALTIES
 from semantoks.evaluation.splits import Split
-from semantoks.model.encoder import Encoding, SemantoksEncoder, patch_positions
-from semantoks.model.layers import Block
+from semantoks.model.encoder import Encoding, SemantoksEncoder
+from semantoks.model.layers import Block, patch_positions
 from semantoks.model.synchrony import FLOOR
 from semantoks.model.tokenizer import NetworkTokenizer
 from semantoks.objective.distillation import Distillation

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semantoks.evaluation.probe_data import (
+from semantoks.evaluation.linear_probe import RATES
+from semantoks.evaluation.probe_training import (
     ProbeData,
     TrainedProbes,
     draw_batches,
     initial_weight,
+    train_probes,
 )
-from semantoks.evaluation.probe_settings import RATES
-from semantoks.evaluation.probe_training import train_probes
 
 Features = NDArray[np.float32]
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from semantoks.benchmark.study_pairs import study_differences
+from semantoks.benchmark.study import study_differences
 
 
 def marks(row: pd.Series) -> str:

@@ -36,8 +36,8 @@ from nibabel import cifti2
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
+from semantoks.data.recording import ReaderOptions
 
 Kind = Literal["fmriprep", "parcels", "dense"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from semantoks.cli import run
-from semantoks.demo import run_demo
+from semantoks.cli.application import run
+from semantoks.cli.demo import run_demo
 
 
 def test_demo_finds_what_was_planted_and_nothing_else(

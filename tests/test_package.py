@@ -12,7 +12,7 @@ import pytest
 from numpydoc.validate import validate
 
 import semantoks
-from semantoks.cli import app, run
+from semantoks.cli.application import app, run
 from semantoks.cli.application import app as cli_app
 
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from semantoks.benchmark.study_plan import read_plan
-from semantoks.cli import app
+from semantoks.benchmark.plan import read_plan
+from semantoks.cli.application import app
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = ROOT / "benchmarks/results.mk"

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 import semantoks
-from semantoks.cli import run
+from semantoks.cli.application import run
 
 FILE = Path(__file__).with_name("unchanged.json")
 SETTINGS = {

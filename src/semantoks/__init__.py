@@ -23,88 +23,89 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from semantoks.benchmark.baselines.connectivity import connectivity_features
+    from semantoks.benchmark.baselines import connectivity_features
     from semantoks.benchmark.comparison import Comparison, compare, write_comparison
+    from semantoks.benchmark.plan import read_plan
     from semantoks.benchmark.study import run_study
-    from semantoks.benchmark.study_plan import read_plan
     from semantoks.data.atlas import Atlas
-    from semantoks.data.placement import place_rois
+    from semantoks.data.labels import place_rois
     from semantoks.data.preparation import PreparationReport, prepare
-    from semantoks.data.preprocessing import Preprocessing, preprocess
     from semantoks.data.recording import Recording
-    from semantoks.data.scan_table import read_scan_table
     from semantoks.data.selection import select_subjects
+    from semantoks.data.signal import Preprocessing, preprocess
     from semantoks.data.simulation import simulate_cohort, write_cohort
     from semantoks.data.store import Store
     from semantoks.data.store_writer import StoreWriter
+    from semantoks.data.tables import read_scan_table
     from semantoks.errors import ConfigurationError, InputError
     from semantoks.evaluation.attention_probe import AttentionProbe
-    from semantoks.evaluation.closed_form import ClosedFormProbe
-    from semantoks.evaluation.embedding import embed
-    from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
+    from semantoks.evaluation.embedding import Embeddings, embed, read_embeddings, write_embeddings
     from semantoks.evaluation.features import SemantoksFeatures
     from semantoks.evaluation.finetuning import FineTuning
     from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
+    from semantoks.evaluation.linear import ClosedFormProbe
     from semantoks.evaluation.linear_probe import LinearProbe
     from semantoks.evaluation.neighbours import NeighbourProbe
     from semantoks.evaluation.reliability import identify
-    from semantoks.evaluation.split_table import read_splits, write_splits
-    from semantoks.evaluation.splits import (
+    from semantoks.evaluation.split_files import PredefinedSplits, read_splits, write_splits
+    from semantoks.evaluation.splitters import (
         LeaveOneSiteOut,
-        PredefinedSplits,
         RandomSubjectSplits,
         SiteStratifiedFolds,
         SubjectFolds,
         check_splits,
     )
-    from semantoks.evaluation.window_features import window_features, window_tokens
+    from semantoks.evaluation.windows import window_features, window_tokens
     from semantoks.interpretation.report import write_report
-    from semantoks.model.checkpoint import load_encoder, save_encoder
     from semantoks.model.encoder import Encoding, SemantoksEncoder
+    from semantoks.model.folder import load_encoder, save_encoder
     from semantoks.training.config import Configuration, configure, load_recipe, paper, tiny
     from semantoks.training.pretraining import Run, pretrain
 
 __version__ = "0.1.0"
 
 _HOME: Final = {
-    "semantoks.benchmark.baselines.connectivity": ("connectivity_features",),
+    "semantoks.benchmark.baselines": ("connectivity_features",),
     "semantoks.benchmark.comparison": ("Comparison", "compare", "write_comparison"),
+    "semantoks.benchmark.plan": ("read_plan",),
     "semantoks.benchmark.study": ("run_study",),
-    "semantoks.benchmark.study_plan": ("read_plan",),
     "semantoks.data.atlas": ("Atlas",),
-    "semantoks.data.placement": ("place_rois",),
+    "semantoks.data.labels": ("place_rois",),
     "semantoks.data.preparation": ("PreparationReport", "prepare"),
-    "semantoks.data.preprocessing": ("Preprocessing", "preprocess"),
     "semantoks.data.recording": ("Recording",),
-    "semantoks.data.scan_table": ("read_scan_table",),
     "semantoks.data.selection": ("select_subjects",),
+    "semantoks.data.signal": ("Preprocessing", "preprocess"),
     "semantoks.data.simulation": ("simulate_cohort", "write_cohort"),
     "semantoks.data.store": ("Store",),
     "semantoks.data.store_writer": ("StoreWriter",),
+    "semantoks.data.tables": ("read_scan_table",),
     "semantoks.errors": ("ConfigurationError", "InputError"),
     "semantoks.evaluation.attention_probe": ("AttentionProbe",),
-    "semantoks.evaluation.closed_form": ("ClosedFormProbe",),
-    "semantoks.evaluation.embedding": ("embed",),
-    "semantoks.evaluation.embedding_file": ("Embeddings", "read_embeddings", "write_embeddings"),
+    "semantoks.evaluation.embedding": (
+        "Embeddings",
+        "embed",
+        "read_embeddings",
+        "write_embeddings",
+    ),
     "semantoks.evaluation.features": ("SemantoksFeatures",),
     "semantoks.evaluation.finetuning": ("FineTuning",),
     "semantoks.evaluation.harmonization": ("ComBat", "ConfoundRegression"),
+    "semantoks.evaluation.linear": ("ClosedFormProbe",),
     "semantoks.evaluation.linear_probe": ("LinearProbe",),
     "semantoks.evaluation.neighbours": ("NeighbourProbe",),
     "semantoks.evaluation.reliability": ("identify",),
-    "semantoks.evaluation.split_table": ("read_splits", "write_splits"),
-    "semantoks.evaluation.splits": (
+    "semantoks.evaluation.split_files": ("PredefinedSplits", "read_splits", "write_splits"),
+    "semantoks.evaluation.splitters": (
         "LeaveOneSiteOut",
-        "PredefinedSplits",
         "RandomSubjectSplits",
         "SiteStratifiedFolds",
         "SubjectFolds",
         "check_splits",
     ),
-    "semantoks.evaluation.window_features": ("window_features", "window_tokens"),
+    "semantoks.evaluation.windows": ("window_features", "window_tokens"),
     "semantoks.interpretation.report": ("write_report",),
-    "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),
+    "semantoks.model.folder": ("load_encoder", "save_encoder"),
     "semantoks.training.config": ("Configuration", "configure", "load_recipe", "paper", "tiny"),
     "semantoks.training.pretraining": ("Run", "pretrain"),
 }

@@ -1,5 +1,5 @@
 """Let ``python -m semantoks`` be the command line."""
 
-from semantoks.cli import main
+from semantoks.cli.application import main
 
 main()

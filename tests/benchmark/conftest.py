@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.evaluation.embedding import Embeddings

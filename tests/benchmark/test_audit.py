@@ -11,19 +11,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from semantoks.benchmark.audit import Audit, audit
-from semantoks.benchmark.audit_display import audit_table
-from semantoks.cli import run
+from semantoks.benchmark.audit import Audit, audit, audit_table
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import Embeddings, write_embeddings
-from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.provenance import hash_subjects
+from semantoks.model.folder import hash_subjects, save_encoder
 
 SITES = ("Bonn", "Oslo", "Rome")
 QUICK = {"n_folds": 3, "n_draws": 100}

@@ -13,12 +13,11 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
-from semantoks.benchmark.comparison import Comparison, compare, write_comparison
-from semantoks.benchmark.display import comparison_table
+from semantoks.benchmark.comparison import Comparison, compare, comparison_table, write_comparison
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.embedding_file import Embeddings
+from semantoks.evaluation.embedding import Embeddings
 from semantoks.evaluation.metrics import bootstrap_weights, interval
-from semantoks.evaluation.split_table import splits_record
+from semantoks.evaluation.split_files import splits_record
 
 QUICK = {"repeats": 2, "n_draws": 200}
 

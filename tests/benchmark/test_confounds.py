@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from semantoks.benchmark.baselines.confounds import confound_predictions
+from semantoks.benchmark.baselines import confound_predictions
 from semantoks.errors import InputError
-from semantoks.evaluation.confound_columns import confound_columns, find_confounds
-from semantoks.evaluation.splits import Split, leave_one_site_out
+from semantoks.evaluation.confounds import confound_columns, find_confounds
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import leave_one_site_out
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf
 
-from semantoks.benchmark.baselines.connectivity import connectivity_features, fisher_z
+from semantoks.benchmark.baselines import connectivity_features, fisher_z
 from semantoks.errors import ConfigurationError
 
 LOWER = np.tril_indices(8, -1)

@@ -14,18 +14,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from semantoks.benchmark.decoding import Decoding, decode_blocks, write_decoding
-from semantoks.benchmark.decoding_display import decoding_table
-from semantoks.cli import run
+from semantoks.benchmark.decoding import Decoding, decode_blocks, decoding_table, write_decoding
+from semantoks.cli.application import run
 from semantoks.data.preparation import prepare
-from semantoks.data.simulated_task import simulate_task_cohort, write_events
-from semantoks.data.simulation import simulate_cohort, write_cohort
+from semantoks.data.simulation import (
+    simulate_cohort,
+    simulate_task_cohort,
+    write_cohort,
+    write_events,
+)
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.block_windows import BlockWindows, block_windows
-from semantoks.evaluation.events import find_events
-from semantoks.model.checkpoint import save_encoder
+from semantoks.evaluation.events import BlockWindows, block_windows, find_events
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import save_encoder
 
 PATCH = 5  # 10 s, as long as a block
 

@@ -7,11 +7,10 @@ import json
 import pandas as pd
 import pytest
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.evaluation.embedding import write_embeddings
-from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.provenance import hash_subjects
+from semantoks.model.folder import hash_subjects, save_encoder
 
 
 @pytest.fixture

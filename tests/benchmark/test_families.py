@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.benchmark.study_cohort import Cohort
-from semantoks.benchmark.study_keys import cells_of
-from semantoks.benchmark.study_methods import Method, Question, permute, predict
-from semantoks.benchmark.study_plan import SplitPlan, StudyPlan
-from semantoks.benchmark.study_scores import summary_table
+from semantoks.benchmark.cells import cells_of
+from semantoks.benchmark.methods import Cohort, Method, Question, permute, predict
+from semantoks.benchmark.plan import SplitPlan, StudyPlan
+from semantoks.benchmark.scores import summary_table
 from semantoks.benchmark.tasks import Task, read_task
 from semantoks.data.store import Store
-from semantoks.evaluation.probe import FoldPrediction
+from semantoks.evaluation.linear import FoldPrediction
 from semantoks.evaluation.splits import Split
 
 KIN = "kin"
@@ -77,7 +76,7 @@ def test_families_are_left_out_and_moved_together(store, asked, monkeypatch):
     plan = StudyPlan(store=store.path, targets=("diagnosis",), permutations=1)
     cohort, method = Cohort(store, plan), Method("connectivity", "baseline", "connectivity")
     seen: list[dict[str, Any]] = []
-    where = "semantoks.benchmark.study_methods."
+    where = "semantoks.benchmark.methods."
     for name in ("cross_validated_predictions", "permutation_test"):
         monkeypatch.setattr(where + name, lambda *_, **how: seen.append(how))
     for column in (None, KIN):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from semantoks.benchmark.baselines.mlp import MLP_TRAINING, RoiMlp, mlp_predictions
+from semantoks.benchmark.baselines import MLP_TRAINING, RoiMlp, mlp_predictions
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError

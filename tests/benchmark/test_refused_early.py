@@ -8,22 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semantoks.benchmark.ablation import ablate
 from semantoks.benchmark.comparison import compare
-from semantoks.benchmark.scaling import scale
+from semantoks.benchmark.plan import StudyPlan, TargetPlan
 from semantoks.benchmark.study import run_study
-from semantoks.benchmark.study_plan import StudyPlan, TargetPlan
+from semantoks.benchmark.variants import ablate, scale
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
-from semantoks.evaluation import training_people
+from semantoks.evaluation import overlap
+from semantoks.evaluation.overlap import people_to_train_on
 from semantoks.evaluation.same_series import SameSeries
-from semantoks.evaluation.split_table import write_splits
+from semantoks.evaluation.split_files import write_splits
 from semantoks.evaluation.splits import Split
-from semantoks.evaluation.training_people import people_to_train_on
 from semantoks.training.config import tiny
 
 Pretrains = Callable[..., object]
@@ -91,7 +90,7 @@ def test_names_that_a_third_one_joins_are_left_out(
     """Copies are paired with the first of them only, and pairs come in the order of the store."""
     pairs = [("03", "04"), ("02", "04"), ("01", "02")]
     found = [SameSeries(names, names, 1.0, 0) for names in pairs]
-    monkeypatch.setattr(training_people, "same_series", lambda store: found)
+    monkeypatch.setattr(overlap, "same_series", lambda store: found)
     test = (twice.scans["scan"] == "01").to_numpy()
     split = Split("mine", 0, "0", np.flatnonzero(~test), np.flatnonzero(test))
     write_splits([split], twice.scans, tmp_path / "splits.json")

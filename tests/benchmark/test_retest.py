@@ -10,16 +10,20 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from semantoks.benchmark.baselines.connectivity import fisher_z
-from semantoks.benchmark.baselines.connectivity_halves import connectivity_halves
-from semantoks.benchmark.retest import HALVES, Reliability, measure_reliability, write_reliability
-from semantoks.benchmark.retest_display import reliability_table
-from semantoks.cli import run
+from semantoks.benchmark.baselines import connectivity_halves, fisher_z
+from semantoks.benchmark.retest import (
+    HALVES,
+    Reliability,
+    measure_reliability,
+    reliability_table,
+    write_reliability,
+)
+from semantoks.cli.application import run
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import Embeddings, write_embeddings
 from semantoks.evaluation.reliability import identify, intraclass_correlation, repeated_recordings
-from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import save_encoder
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from semantoks.benchmark.plan import StudyPlan, read_plan
 from semantoks.benchmark.study import run_study
-from semantoks.benchmark.study_plan import StudyPlan, read_plan
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.preparation import prepare
 from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.metrics import balanced_accuracy
-from semantoks.evaluation.split_table import read_splits
+from semantoks.evaluation.split_files import read_splits
 from semantoks.training.config import configure, tiny
 from semantoks.training.pretraining import pretrain
 

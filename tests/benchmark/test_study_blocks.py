@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from semantoks.benchmark.cells import blocks_of, check_blocks, classes_of_one_site
+from semantoks.benchmark.methods import Question
+from semantoks.benchmark.plan import SplitPlan, read_plan
 from semantoks.benchmark.study import run_study
-from semantoks.benchmark.study_blocks import blocks_of, check_blocks, classes_of_one_site
-from semantoks.benchmark.study_methods import Question
-from semantoks.benchmark.study_plan import SplitPlan, read_plan
 from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
@@ -44,16 +44,16 @@ def ask(scans: pd.DataFrame, target: str, kind: str = "site") -> Question:
 
 
 def test_a_plan_can_keep_labels_within_sites(store, tmp_path, plan, monkeypatch):
-    from semantoks.benchmark import study_methods
+    from semantoks.benchmark import methods
 
     blocks, out = [], tmp_path / "out"
-    real = study_methods.permutation_test
+    real = methods.permutation_test
 
     def seen(*words: Any, **named: Any) -> Any:
         blocks.append(named["blocks"])
         return real(*words, **named)
 
-    monkeypatch.setattr(study_methods, "permutation_test", seen)
+    monkeypatch.setattr(methods, "permutation_test", seen)
     run_study(plan(permutations=3), out)
     free = {path.name for path in out.rglob("*permutations*")}
     scores = run_study(plan(permutations=3, permute_within="site"), out).scores

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from semantoks.benchmark.display import scores_tables
+from semantoks.benchmark.comparison import scores_tables
+from semantoks.benchmark.methods import predict
+from semantoks.benchmark.plan import StudyPlan, read_plan
 from semantoks.benchmark.study import run_study
-from semantoks.benchmark.study_methods import predict
-from semantoks.benchmark.study_plan import StudyPlan, read_plan
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.split_table import read_splits
-from semantoks.model.checkpoint import save_encoder
+from semantoks.evaluation.split_files import read_splits
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import save_encoder
 
 MakePlan = Callable[..., StudyPlan]
 
@@ -100,7 +100,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
             raise InputError(f"{method.name} cannot do this.")
         return predict(method, question, cohort)
 
-    monkeypatch.setattr("semantoks.benchmark.study_cells.predict", refusing)
+    monkeypatch.setattr("semantoks.benchmark.cells.predict", refusing)
 
 
 def test_a_study_of_which_nothing_is_left_is_refused(
@@ -191,7 +191,7 @@ def test_predictions_are_scored_where_only_their_permutations_fail(
     def refusing(*words: object) -> None:
         raise InputError("a permuted class is too rare.")
 
-    monkeypatch.setattr("semantoks.benchmark.study_cells.permute", refusing)
+    monkeypatch.setattr("semantoks.benchmark.cells.permute", refusing)
     study = run_study(plan(permutations=3), tmp_path / "out")
     assert study.failed == (
         "diagnosis, folds, connectivity: permuted labels failed. a permuted class is too rare.",

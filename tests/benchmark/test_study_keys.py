@@ -14,16 +14,15 @@ import pytest
 import yaml
 
 import semantoks
+from semantoks.benchmark.cells import cells_of, preparation_of
+from semantoks.benchmark.methods import Question
+from semantoks.benchmark.plan import StudyPlan, read_plan
 from semantoks.benchmark.study import run_study
-from semantoks.benchmark.study_keys import cells_of
-from semantoks.benchmark.study_methods import Question
-from semantoks.benchmark.study_plan import StudyPlan, read_plan
-from semantoks.benchmark.study_preparation import preparation_of
 from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store
 from semantoks.evaluation.shared_encoding import weights_digest
-from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import save_encoder
 
 
 @pytest.fixture

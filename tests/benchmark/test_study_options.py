@@ -11,14 +11,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from semantoks.benchmark import study_methods
-from semantoks.benchmark.baselines.connectivity import connectivity_features
-from semantoks.benchmark.draws import draw_weights
-from semantoks.benchmark.study import Study, run_study
-from semantoks.benchmark.study_cohort import Cohort
-from semantoks.benchmark.study_keys import _settings, cells_of
-from semantoks.benchmark.study_methods import Method, Question, methods_of
-from semantoks.benchmark.study_plan import (
+from semantoks.benchmark import methods
+from semantoks.benchmark.baselines import connectivity_features
+from semantoks.benchmark.cells import _settings, cells_of
+from semantoks.benchmark.methods import Cohort, Method, Question, methods_of
+from semantoks.benchmark.plan import (
     FineTuningPlan,
     ModelPlan,
     ProbePlan,
@@ -27,19 +24,19 @@ from semantoks.benchmark.study_plan import (
     TargetPlan,
     read_plan,
 )
-from semantoks.benchmark.study_scores import corrected
-from semantoks.benchmark.tasks import read_task
+from semantoks.benchmark.scores import corrected
+from semantoks.benchmark.study import Study, run_study
+from semantoks.benchmark.tasks import draw_weights, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
 from semantoks.evaluation.metrics import balanced_accuracy
 from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.significance import correct_p_values
-from semantoks.evaluation.split_table import read_splits
+from semantoks.evaluation.split_files import read_splits
 from semantoks.evaluation.splits import Split, subjects_of
-from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.provenance import hash_subjects
+from semantoks.model.folder import hash_subjects, save_encoder
 
 
 @pytest.fixture
@@ -131,15 +128,15 @@ def test_class_weights_belong_to_the_cells_of_networks(store, plan):
 @pytest.mark.parametrize("patience", [None, 4])
 def test_fine_tuning_is_as_the_plan_and_its_model_say(store, plan, monkeypatch, patience):
     asked = []
-    monkeypatch.setattr(study_methods, "load_weights", lambda model: None)
+    monkeypatch.setattr(methods, "load_weights", lambda model: None)
     monkeypatch.setattr(
-        study_methods,
+        methods,
         "finetune_predictions",
         lambda *_, settings, **__: asked.append((settings.windows, settings.patience)) or (),
     )
     made = plan(finetuning={"patience": patience} if patience else {})
     method = Method("m", "probe", "finetune", ModelPlan(model="m", windows=3))
-    study_methods.predict(method, ask(store, made), Cohort(store, made))
+    methods.predict(method, ask(store, made), Cohort(store, made))
     assert asked == [(3, patience)]
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.benchmark.study import Study, run_study
-from semantoks.benchmark.study_pairs import study_differences
-from semantoks.benchmark.study_plan import StudyPlan
+from semantoks.benchmark.plan import StudyPlan
+from semantoks.benchmark.study import Study, run_study, study_differences
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 

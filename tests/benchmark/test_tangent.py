@@ -8,7 +8,7 @@ from nilearn.connectome import ConnectivityMeasure
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import balanced_accuracy_score
 
-from semantoks.benchmark.baselines.tangent import (
+from semantoks.benchmark.tangent import (
     Covariances,
     covariances,
     tangent_features,
@@ -16,7 +16,8 @@ from semantoks.benchmark.baselines.tangent import (
     tangent_reference,
 )
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.splits import subject_folds, subjects_of
+from semantoks.evaluation.splits import subjects_of
+from semantoks.evaluation.splitters import subject_folds
 
 
 @pytest.fixture(scope="module")

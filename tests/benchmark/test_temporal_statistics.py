@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kurtosis, skew
 
-from semantoks.benchmark.baselines.temporal_statistics import (
+from semantoks.benchmark.baselines import (
     TEMPORAL_STATISTICS,
     temporal_features,
     temporal_statistics,

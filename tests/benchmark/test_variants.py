@@ -9,17 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from semantoks.benchmark.ablation import ABLATIONS, PAPER, ablate
-from semantoks.benchmark.scaling import _variant, fit_power_law, scale
-from semantoks.cli import run
+from semantoks.benchmark.variants import ABLATIONS, PAPER, _variant, ablate, fit_power_law, scale
+from semantoks.cli.application import run
 from semantoks.data.preparation import prepare
 from semantoks.data.selection import select_scans
 from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.model.checkpoint import load_model
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.provenance import seen_subjects
+from semantoks.model.folder import load_model, seen_subjects
 from semantoks.training.config import Configuration, configure, tiny
 
 QUICK = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.store import Store
 
 Checker = Callable[..., None]

@@ -16,10 +16,10 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.preparation import prepare
-from semantoks.data.preprocessing import Preprocessing
-from semantoks.data.store_layout import partial_folder
+from semantoks.data.signal import Preprocessing
+from semantoks.data.store import partial_folder
 from semantoks.data.store_writer import StoreWriter
-from semantoks.data.work import WorkInterruptedError, work
+from semantoks.data.workers import WorkInterruptedError, work
 from semantoks.errors import InputError
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
@@ -113,7 +113,7 @@ def test_a_result_that_was_lost_with_its_worker_is_awaited_again(
 
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("semantoks.data.cluster._CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("semantoks.data.workers._CONNECT_SECONDS", 0.3)
     with pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         list(work(abs, [1], scheduler="tcp://127.0.0.1:9"))
     with pytest.raises(InputError, match=r"there is no scheduler file .*here\.json"):

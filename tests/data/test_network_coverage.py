@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.network_coverage import mask_sparse_networks, write_coverage
 from semantoks.data.preparation import prepare
-from semantoks.data.preprocessing import Preprocessed, Preprocessing, QualityError
+from semantoks.data.quality import mask_sparse_networks, write_coverage
+from semantoks.data.signal import Preprocessed, Preprocessing, QualityError
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.placement import place_rois, roi_positions
+from semantoks.data.labels import place_rois, roi_positions
 from semantoks.errors import InputError
 
 BRAIN = Atlas.from_networks({"Vis": 2, "Default": 2, "Subcortex": 1}, name="brain")

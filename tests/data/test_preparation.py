@@ -11,9 +11,9 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.preparation import PreparationReport, prepare
-from semantoks.data.preprocessing import Preprocessing
-from semantoks.data.scan_table import ScanTable, read_scan_table
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
+from semantoks.data.tables import ScanTable, read_scan_table
 from semantoks.errors import ConfigurationError, InputError
 
 ATLAS = Atlas.from_networks({"Vis": 10, "Default": 10}, name="tiny20")

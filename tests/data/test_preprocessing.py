@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from semantoks.cli import run
-from semantoks.data.preprocessing import (
+from semantoks.cli.application import run
+from semantoks.data.signal import (
     Preprocessing,
     QualityError,
     cut_nan_tail,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing, preprocess
 from semantoks.data.quality import ScanQuality, measure, read_bad_networks
+from semantoks.data.signal import Preprocessing, preprocess
 
 ATLAS = Atlas.from_networks({"Vis": 6, "Default": 6})
 TIME = np.arange(300) * 2.0

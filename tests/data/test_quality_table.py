@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.data.quality_table import MEASURES, outliers
+from semantoks.data.quality import MEASURES, outliers
 from semantoks.errors import InputError
 
 

@@ -11,9 +11,8 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.labels import seventeen_network_names
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ReaderOptions, ScanFile
 from semantoks.errors import InputError
 
 CC200 = Atlas.load("cc200")

@@ -13,13 +13,11 @@ import scipy.io
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.labels import seventeen_network_names
-from semantoks.data.mask_values import labels_of_values
-from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.labels import labels_of_values, seventeen_network_names
 from semantoks.data.readers import find_scans
 from semantoks.data.readers.conn import matches as is_conn
 from semantoks.data.readers.matlab import read_matlab
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ReaderOptions, ScanFile
 from semantoks.errors import InputError
 
 WHOLE = Atlas.load("schaefer400-tian3-buckner7")

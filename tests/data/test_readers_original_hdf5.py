@@ -10,8 +10,7 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.readers import find_scans
-from semantoks.data.scan_matching import join
-from semantoks.data.scan_table import read_scan_table
+from semantoks.data.tables import join, read_scan_table
 from semantoks.errors import InputError
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Sub": 2}, name="first-other")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
+from semantoks.data.recording import ReaderOptions
 from semantoks.errors import ConfigurationError, InputError
 
 ATLAS = Atlas(

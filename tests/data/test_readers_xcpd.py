@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.labels import match_labels, seventeen_network_names
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
-from semantoks.data.recording import ScanFile, collect_notices
-from semantoks.data.retiming import fill_censored
+from semantoks.data.recording import ReaderOptions, ScanFile, collect_notices
+from semantoks.data.signal import fill_censored
 from semantoks.errors import InputError
 
 WHOLE = Atlas.load("schaefer400-tian3-buckner7")

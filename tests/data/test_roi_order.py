@@ -13,14 +13,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
 from semantoks.data.labels import seventeen_network_names
-from semantoks.data.order_evidence import Geometry, candidate_orders, connectivity, weigh
 from semantoks.data.preparation import prepare
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import ScanFile
-from semantoks.data.roi_order import N_SCANS, check_order
+from semantoks.data.roi_order import (
+    N_SCANS,
+    Geometry,
+    candidate_orders,
+    check_order,
+    connectivity,
+    weigh,
+)
+from semantoks.data.signal import Preprocessing
 from semantoks.data.simulation import simulate_cohort
 from semantoks.data.store import Store
 from semantoks.errors import InputError

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from semantoks.data.recording import ScanFile
-from semantoks.data.scan_matching import join
-from semantoks.data.scan_table import ScanTable, check_t_r, read_scan_table
+from semantoks.data.tables import ScanTable, check_t_r, join, read_scan_table
 from semantoks.errors import InputError
 
 

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing, preprocess
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing, preprocess
 from semantoks.data.simulation import simulate_cohort, simulated_atlas, write_cohort
 from semantoks.errors import InputError
 

@@ -15,12 +15,11 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from semantoks.data import store_lock, store_writer
+from semantoks.data import store_writer
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
-from semantoks.data.store import Store
-from semantoks.data.store_layout import Files, partial_folder
+from semantoks.data.signal import Preprocessing
+from semantoks.data.store import Files, Store, partial_folder
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
 
@@ -555,7 +554,7 @@ def test_another_process_is_refused(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from semantoks.data.store_lock import hold
+from semantoks.data.store_writer import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -579,7 +578,7 @@ def test_file_is_the_lock_where_there_are_none(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(store_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(store_writer.fcntl, "flock", refuse)
     with StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), {}) as first:
         first.add(recording(0), VALID)
         with pytest.raises(InputError, match=r"If none is running.*remove .*\.store\.held"):
@@ -683,7 +682,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.signal import Preprocessing
 from semantoks.data.recording import Recording
 from semantoks.data.store_writer import StoreWriter
 atlas = Atlas.from_networks({"Vis": 2, "SomMot": 3, "Default": 1}, name="six")

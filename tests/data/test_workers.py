@@ -21,9 +21,8 @@ from semantoks.data.atlas import Atlas
 from semantoks.data.preparation import PreparationReport, prepare
 from semantoks.data.readers import Found
 from semantoks.data.recording import ScanFile
-from semantoks.data.store import Store
-from semantoks.data.store_layout import partial_folder
-from semantoks.data.work import Lost, work
+from semantoks.data.store import Store, partial_folder
+from semantoks.data.workers import Lost, work
 from semantoks.errors import ConfigurationError, InputError
 
 ATLAS = Atlas.from_networks({"Vis": 10, "Default": 10}, name="tiny20")

@@ -13,11 +13,13 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.attention_probe import (
     ATTENTION,
     AttentionProbe,
+    _loss,
+    _Probes,
     attention_probe_predictions,
+    scan_outputs,
 )
-from semantoks.evaluation.attention_training import _loss, _Probes, scan_outputs
 from semantoks.evaluation.splits import Split
-from semantoks.evaluation.window_features import WindowTokens
+from semantoks.evaluation.windows import WindowTokens
 
 N, WINDOWS = 90, 3
 SUBJECTS = np.arange(N).astype(str)

@@ -9,8 +9,8 @@ from scipy import stats
 
 from semantoks.data.selection import select_subjects
 from semantoks.errors import InputError
-from semantoks.evaluation.audit import auditable, contamination, site_association, unseen
-from semantoks.model.provenance import hash_subjects
+from semantoks.evaluation.overlap import auditable, contamination, site_association, unseen
+from semantoks.model.folder import hash_subjects
 
 
 @pytest.fixture

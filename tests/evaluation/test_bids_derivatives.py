@@ -11,8 +11,8 @@ import pytest
 from nilearn.interfaces.bids import parse_bids_filename
 
 from semantoks.errors import InputError
-from semantoks.evaluation.bids_derivatives import bids_stems, write_bids_derivatives
-from semantoks.evaluation.embedding_file import Embeddings, read_embeddings
+from semantoks.evaluation.derivatives import bids_stems, write_bids_derivatives
+from semantoks.evaluation.embedding import Embeddings, read_embeddings
 
 
 def embeddings(

@@ -8,7 +8,8 @@ import pytest
 
 from semantoks.evaluation.metrics import bootstrap_weights, interval
 from semantoks.evaluation.probe import cross_validated_predictions, score_predictions
-from semantoks.evaluation.splits import Split, leave_one_site_out, subject_folds
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import leave_one_site_out, subject_folds
 
 N, COHORTS, DRAWS = 160, 100, 300
 PEOPLE = np.array([f"{i:03d}" for i in range(N)])

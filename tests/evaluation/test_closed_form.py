@@ -9,8 +9,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
+from semantoks.evaluation.linear import PENALTIES
 from semantoks.evaluation.probe import cross_validated_predictions
-from semantoks.evaluation.ridge import PENALTIES
 from semantoks.evaluation.splits import Split
 
 N = 80

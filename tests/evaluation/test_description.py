@@ -9,16 +9,22 @@ import torch
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
-from semantoks.evaluation.description import PARTS, feature_names, feature_parts, read_out
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.features import SemantoksFeatures
-from semantoks.evaluation.readout import Scans, encode_scans, scans_of, window_starts
-from semantoks.evaluation.scan_statistics import (
+from semantoks.evaluation.readout import (
+    PARTS,
+    Scans,
     correlation,
+    encode_scans,
+    feature_names,
+    feature_parts,
     fisher_z_of,
     log_of,
+    read_out,
+    scans_of,
     second_order,
     token_statistics,
+    window_starts,
 )
 from semantoks.model.encoder import Encoding, SemantoksEncoder
 

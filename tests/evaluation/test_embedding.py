@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
@@ -24,13 +24,12 @@ from semantoks.evaluation.embedding import (
     embedding_provenance,
     preprocessing_differences,
     read_embeddings,
-    window_starts,
     write_embeddings,
 )
 from semantoks.evaluation.features import SemantoksFeatures
-from semantoks.evaluation.readout import Scans, encode_scans
-from semantoks.model.checkpoint import load_encoder
+from semantoks.evaluation.readout import Scans, encode_scans, window_starts
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import load_encoder
 
 DIM = 16
 
@@ -316,7 +315,7 @@ def test_nothing_half_written_stays_behind(store, encoder, tmp_path, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("semantoks.evaluation.embedding_file.pq.write_table", full)
+    monkeypatch.setattr("semantoks.evaluation.embedding.pq.write_table", full)
     with pytest.raises(InputError, match="No space left on device"):
         write_embeddings(embed(store, encoder), tmp_path / "features.parquet")
     assert list(tmp_path.iterdir()) == []

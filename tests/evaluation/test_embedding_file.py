@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.evaluation.embedding_file import Embeddings, read_embeddings, write_embeddings
+from semantoks.evaluation.embedding import Embeddings, read_embeddings, write_embeddings
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.embedding_file import read_embeddings
-from semantoks.model.checkpoint import load_encoder, save_encoder
+from semantoks.evaluation.embedding import read_embeddings
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import load_encoder, save_encoder
 
 NETWORKS = ("Vis", "Vis", "Vis", "Default", "Default", "Default", "Limbic", "Limbic", "Limbic")
 LABELS = [f"{network}_{i}" for i, network in enumerate(NETWORKS)]
@@ -167,7 +167,7 @@ def test_networks_with_too_few_rois_are_masked_as_if_missing(
         out = tmp_path / f"{name}.parquet"
         common = ["--model", home / "model", "--t-r", 2, "--min-coverage", 0.5, "--keep-store"]
         with monkeypatch.context() as patch:
-            patch.setattr("semantoks.cli.encoding.draw_quality_page", lambda *_: None)
+            patch.setattr("semantoks.cli.embed.draw_quality_page", lambda *_: None)
             succeed("embed", source, *common, *words, "--out", out)
         found[name] = features(out)
     np.testing.assert_array_equal(found["few"], found["none"])
@@ -206,7 +206,7 @@ def test_interrupted_while_encoding_it_goes_on(
 
     encoding, reading = (
         "semantoks.evaluation.embedding.embed",
-        "semantoks.data.scan_work.preprocess",
+        "semantoks.data.preparation.preprocess",
     )
     stop(encoding)
     assert [path.name for path in tmp_path.iterdir()] == [".features.store"]

@@ -9,15 +9,13 @@ import pandas as pd
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
-from semantoks.data.simulated_task import haemodynamic_course
+from semantoks.data.signal import Preprocessing
+from semantoks.data.simulation import haemodynamic_course
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.block_windows import block_windows
-from semantoks.evaluation.event_design import share_that_passes
-from semantoks.evaluation.events import find_events, read_events
+from semantoks.evaluation.events import block_windows, find_events, read_events, share_that_passes
 
 SCANS = {
     "sub-01_task-faces_run-1": "sub-01",

@@ -20,14 +20,14 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing, QualityError, preprocess
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing, QualityError, preprocess
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.features import SemantoksFeatures
-from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import load_encoder, save_encoder
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4}, name="tiny")
 CORTEX = Atlas.from_networks({"Vis": 3, "Cont": 2}, name="part")

@@ -10,20 +10,22 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.encoder_classifier import EncoderClassifier
-from semantoks.evaluation.finetuning import FineTuning, finetune_predictions
-from semantoks.evaluation.readout import scans_of
-from semantoks.evaluation.splits import Split
-from semantoks.evaluation.target_coding import TargetCoding
-from semantoks.evaluation.window_model import TRAINING_VIEWS, WindowTraining
-from semantoks.evaluation.window_training import (
+from semantoks.evaluation.estimator import TargetCoding
+from semantoks.evaluation.finetuning import (
+    TRAINING_VIEWS,
+    EncoderClassifier,
+    FineTuning,
     LabelledScans,
+    WindowTraining,
     augment_windows,
+    finetune_predictions,
     seeded,
     take_scans,
     train_on_windows,
     window_outputs,
 )
+from semantoks.evaluation.readout import scans_of
+from semantoks.evaluation.splits import Split
 from semantoks.model.encoder import SemantoksEncoder
 
 QUICK = WindowTraining(learning_rate=3e-3, epochs=6, windows=3)

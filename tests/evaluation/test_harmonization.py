@@ -11,7 +11,8 @@ from sklearn.linear_model import LinearRegression
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
 from semantoks.evaluation.probe import cross_validated_predictions
-from semantoks.evaluation.splits import Split, leave_one_site_out
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import leave_one_site_out
 
 SITES = np.array(["a"] * 5 + ["b"] * 6 + ["c"] * 7)
 

@@ -14,11 +14,11 @@ from torch.utils.data import default_collate
 
 import semantoks
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
+from semantoks.data.signal import Preprocessing
 from semantoks.errors import InputError
 from semantoks.evaluation.harness_guest import GuestTransform, make_guest
-from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import save_encoder
 
 PLUGIN = Path(semantoks.__file__).parents[1] / "brainmarks" / "models" / "semantoks.py"
 

@@ -10,13 +10,14 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.linear_probe import (
     LinearProbe,
+    ProbeSettings,
     ProbeTarget,
     linear_probe_of_targets,
     linear_probe_predictions,
 )
-from semantoks.evaluation.probe_settings import ProbeSettings
-from semantoks.evaluation.splits import RandomSubjectSplits, Split
-from semantoks.evaluation.window_features import WindowFeatures
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import RandomSubjectSplits
+from semantoks.evaluation.windows import WindowFeatures
 
 N, WINDOWS, WIDTH = 120, 4, 12
 SUBJECTS = np.array([f"{i:03d}" for i in range(N)])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.evaluation.preparation import is_target
+from semantoks.evaluation.probe import is_target
 
 
 @pytest.fixture

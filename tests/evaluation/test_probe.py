@@ -10,14 +10,11 @@ from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.linear import FoldPrediction
 from semantoks.evaluation.metrics import bootstrap_weights
-from semantoks.evaluation.probe import (
-    FoldPrediction,
-    Score,
-    cross_validated_predictions,
-    score_predictions,
-)
-from semantoks.evaluation.splits import Split, subject_folds
+from semantoks.evaluation.probe import Score, cross_validated_predictions, score_predictions
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import subject_folds
 
 N_SUBJECTS, SESSIONS = 80, 2
 SUBJECTS = np.array([f"{i:03d}" for i in range(N_SUBJECTS)]).repeat(SESSIONS)

@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 import semantoks
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.closed_form import ClosedFormProbe
+from semantoks.evaluation.linear import ClosedFormProbe
 from semantoks.evaluation.neighbours import NeighbourProbe, neighbour_predictions
 from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.splits import Split

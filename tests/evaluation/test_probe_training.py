@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from semantoks.evaluation.probe_data import (
+from semantoks.evaluation.probe_training import (
     ProbeData,
     batch_size,
     draw_batches,
     group_by_windows,
     initial_weight,
+    train_probes,
     window_keys,
 )
-from semantoks.evaluation.probe_training import train_probes
 
 RATES = (0.03, 0.003, 0.0001)
 EPOCHS, SEED = 4, 3

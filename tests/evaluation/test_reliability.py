@@ -9,9 +9,10 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.halves import half_features, half_of
 from semantoks.evaluation.readout import encode_scans, scans_of
 from semantoks.evaluation.reliability import (
+    half_features,
+    half_of,
     identify,
     intraclass_correlation,
     repeated_recordings,

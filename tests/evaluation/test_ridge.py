@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeClassifierCV, RidgeCV
 
 from semantoks.errors import InputError
-from semantoks.evaluation.ridge import fit_ridge, rotate
+from semantoks.evaluation.linear import fit_ridge, rotate
 
 PENALTIES = np.logspace(-1, 4, 11)
 SHAPES = [(40, 12), (40, 150)]

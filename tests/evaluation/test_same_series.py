@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.filtering import filter_series
-from semantoks.data.preprocessing import Preprocessing, standardize
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing, filter_series, standardize
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
 from semantoks.evaluation.same_series import check_people, same_series
-from semantoks.evaluation.splits import SubjectFolds, check_splits
+from semantoks.evaluation.splitters import SubjectFolds, check_splits
 
 ATLAS = Atlas.from_networks({"Vis": 10, "Cont": 10, "Default": 10}, name="thirty")
 

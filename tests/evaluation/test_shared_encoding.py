@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 import torch
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.store import Store
-from semantoks.data.work import Lost, WorkInterruptedError
+from semantoks.data.workers import Lost, WorkInterruptedError
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation import shared_encoding
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.shared_encoding import ModelPlace, Sharing
-from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import load_encoder, save_encoder
 
 
 @pytest.fixture(scope="module")

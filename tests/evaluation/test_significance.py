@@ -10,19 +10,17 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.linear import FoldPrediction
 from semantoks.evaluation.metrics import METRICS
-from semantoks.evaluation.permuted_labels import permute_labels
-from semantoks.evaluation.pooled_folds import FoldRatios, fold_ratios, pooled_differences
-from semantoks.evaluation.probe import (
-    FoldPrediction,
-    cross_validated_predictions,
-    fold_metric,
-    score_predictions,
-)
+from semantoks.evaluation.probe import cross_validated_predictions, fold_metric, score_predictions
 from semantoks.evaluation.significance import (
+    FoldRatios,
     compare_folds,
     correct_p_values,
+    fold_ratios,
     permutation_test,
+    permute_labels,
+    pooled_differences,
     resampled_t_test,
 )
 from semantoks.evaluation.splits import Split

@@ -9,13 +9,9 @@ import pandas as pd
 import pytest
 
 from semantoks.errors import InputError
-from semantoks.evaluation.split_table import splits_record, splits_table
-from semantoks.evaluation.splits import (
-    Split,
-    check_split,
-    leave_one_site_out,
-    subject_folds,
-)
+from semantoks.evaluation.split_files import splits_record, splits_table
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import check_split, leave_one_site_out, subject_folds
 
 
 def cohort(n: int = 60, sessions: int = 2) -> tuple[pd.DataFrame, np.ndarray]:

@@ -10,13 +10,15 @@ import pandas as pd
 import pytest
 
 from semantoks.errors import InputError
-from semantoks.evaluation.split_table import (
+from semantoks.evaluation.split_files import (
+    PredefinedSplits,
     read_splits,
     splits_record,
     splits_table,
     write_splits,
 )
-from semantoks.evaluation.splits import PredefinedSplits, RandomSubjectSplits, Split
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import RandomSubjectSplits
 
 N = 40
 

@@ -10,15 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, check_cv, cross_val_predict, cross_val_score
 
 from semantoks.errors import InputError
-from semantoks.evaluation.splits import (
+from semantoks.evaluation.splits import Split, families_of
+from semantoks.evaluation.splitters import (
     LeaveOneSiteOut,
     RandomSubjectSplits,
     SiteStratifiedFolds,
-    Split,
     SubjectFolds,
     check_split,
     check_splits,
-    families_of,
 )
 
 SPLITTERS = [

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.preparation import prepare
 from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.split_table import write_splits
+from semantoks.evaluation.overlap import people_to_train_on
+from semantoks.evaluation.split_files import write_splits
 from semantoks.evaluation.splitters import RandomSubjectSplits
-from semantoks.evaluation.training_people import people_to_train_on
-from semantoks.model.checkpoint import load_model
-from semantoks.model.provenance import seen_subjects
+from semantoks.model.folder import load_model, seen_subjects
 
 
 @pytest.fixture(scope="module")

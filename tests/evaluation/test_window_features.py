@@ -8,7 +8,7 @@ import torch
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import embed
-from semantoks.evaluation.window_features import (
+from semantoks.evaluation.windows import (
     WindowFeatures,
     WindowTokens,
     window_features,

@@ -13,14 +13,13 @@ import pytest
 import torch
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
-from semantoks.evaluation.embedding import embedding_provenance
-from semantoks.evaluation.embedding_file import Embeddings, write_embeddings
-from semantoks.model.checkpoint import save_encoder
+from semantoks.evaluation.embedding import Embeddings, embedding_provenance, write_embeddings
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import save_encoder
 
 ATLAS = Atlas.from_networks({"Vis": 4, "SomMot": 3, "Default": 5}, name="small")
 

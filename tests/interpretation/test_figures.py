@@ -12,20 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.interpretation.figures import (
+from semantoks.interpretation.figures.canvas import render, wrap
+from semantoks.interpretation.figures.panels import (
+    CATEGORIES,
     Curve,
-    ScoreAxis,
+    _categories,
     draw_bars,
     draw_curves,
     draw_distributions,
     draw_map,
-    draw_scores,
     draw_similarity,
     is_continuous,
-    render,
 )
-from semantoks.interpretation.figures.canvas import wrap
-from semantoks.interpretation.figures.maps import CATEGORIES, _categories
+from semantoks.interpretation.figures.scores import ScoreAxis, draw_scores
 
 CURVE = Curve("rank", "effective rank", "dimensions", "most")
 POINTS = np.random.default_rng(0).standard_normal((60, 2))

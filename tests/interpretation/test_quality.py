@@ -10,11 +10,11 @@ import pytest
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.preparation import prepare
-from semantoks.data.preprocessing import Preprocessing, QualityError, preprocess
 from semantoks.data.quality import measure
+from semantoks.data.signal import Preprocessing, QualityError, preprocess
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.interpretation.quality import write_quality_page
+from semantoks.interpretation.quality_page import write_quality_page
 
 ATLAS = Atlas.from_networks({"Vis": 4, "Default": 4})
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
 from semantoks.data.store import Store
 
@@ -69,7 +69,7 @@ def test_a_page_that_cannot_be_drawn_does_not_cost_the_store(
     def fail(*args: object) -> None:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("semantoks.interpretation.quality.write_quality_page", fail)
+    monkeypatch.setattr("semantoks.interpretation.quality_page.write_quality_page", fail)
     assert prepare(source, tmp_path / "store", "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["quality_page"] is None

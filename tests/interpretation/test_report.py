@@ -11,14 +11,12 @@ import pandas as pd
 import pytest
 
 from semantoks.errors import InputError
-from semantoks.evaluation.embedding_file import Embeddings
+from semantoks.evaluation.embedding import Embeddings
 from semantoks.interpretation import knowledge
-from semantoks.interpretation.commands import embed_command, probe_command
-from semantoks.interpretation.contents import read_run
 from semantoks.interpretation.knowledge import choose_phenotypes, map_section
 from semantoks.interpretation.page import Section, Table, render_page
-from semantoks.interpretation.report import write_report
-from semantoks.interpretation.sections import health_section, training_section
+from semantoks.interpretation.report import health_section, training_section, write_report
+from semantoks.interpretation.run_folder import embed_command, probe_command, read_run
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

@@ -10,8 +10,7 @@ import torch
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
-from semantoks.interpretation.projection import project
-from semantoks.interpretation.similarity import TokenSimilarity, _cosines, token_similarity
+from semantoks.interpretation.knowledge import TokenSimilarity, _cosines, project, token_similarity
 from semantoks.model.encoder import SemantoksEncoder
 
 

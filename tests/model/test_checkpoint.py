@@ -15,10 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
-from semantoks.model.branches import DenseBranch, LongBranch
-from semantoks.model.checkpoint import load_encoder, load_model, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.provenance import hash_subjects, seen_subjects
+from semantoks.model.folder import (
+    hash_subjects,
+    load_encoder,
+    load_model,
+    save_encoder,
+    seen_subjects,
+)
+from semantoks.model.layers import DenseBranch, LongBranch
 
 ATLAS = Atlas.from_networks({"Vis": 5, "Default": 7})
 

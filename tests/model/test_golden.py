@@ -13,8 +13,7 @@ from torch import Tensor
 from semantoks.data.atlas import Atlas
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
-from semantoks.model.released import released_encoder
-from semantoks.model.released_heads import released_head
+from semantoks.model.released import released_encoder, released_head
 from semantoks.objective.distillation import Distillation
 from semantoks.training.config import ObjectiveConfig, OptimizationConfig
 from semantoks.training.optimization import make_optimizer, optimizer_step, schedule

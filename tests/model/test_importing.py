@@ -17,11 +17,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
-from semantoks.model.checkpoint import load_encoder, load_model
 from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.folder import load_encoder, load_model
 from semantoks.model.importing import import_checkpoint, read_checkpoint
 from semantoks.model.layers import Head, patch_positions
 from semantoks.model.released import released_encoder
@@ -330,7 +330,7 @@ def test_seventeen_networks_are_the_published_ones(shared: Path) -> None:
     atlas = Atlas.load("schaefer400-17networks")
     assert list(atlas.networks) == list(table["network17"])
     assert list(atlas.labels) == list(table["label_7networks"])
-    from semantoks.model.released_config import SCHAEFER_NETWORKS
+    from semantoks.model.importing import SCHAEFER_NETWORKS
 
     assert [SCHAEFER_NETWORKS[17].index(n) for n in atlas.networks] == list(table["network17_id"])
 

@@ -13,7 +13,7 @@ from semantoks.errors import ConfigurationError
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
 from semantoks.objective.distillation import Distillation
-from semantoks.training import precision, reading
+from semantoks.training import batches, precision
 from semantoks.training.config import ViewsConfig
 from semantoks.training.distributed import ALONE, Ranks
 from semantoks.training.precision import choose_precision, kept_memory
@@ -75,7 +75,7 @@ def test_free_memory_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1_000)
     store = SimpleNamespace(samples=SimpleNamespace(nbytes=1_900))
     choices = [
-        reading.choose_residence("auto", store, torch.device(name))  # type: ignore[arg-type]
+        batches.choose_residence("auto", store, torch.device(name))  # type: ignore[arg-type]
         for name in ("cuda:0", "mps", "cpu")
     ]
     assert choices == ["stream", "device", "stream"]

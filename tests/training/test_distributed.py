@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
-from semantoks.model.checkpoint import load_encoder
+from semantoks.model.folder import load_encoder
 from semantoks.training.distributed import ALONE, Ranks, join
-from semantoks.training.run import load_checkpoint, read_json
+from semantoks.training.folder import load_checkpoint, read_json
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4})
 SETTINGS = {

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store_writer import StoreWriter
-from semantoks.model.checkpoint import load_encoder
-from semantoks.training.run import load_checkpoint
+from semantoks.model.folder import load_encoder
+from semantoks.training.folder import load_checkpoint
 
 # One process imports PyTorch; every life of the run is a fork of it, killed after a random number
 # of steps and a random part of a step: in the computation, a row of a log, or a checkpoint.

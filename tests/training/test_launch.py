@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.training import launch as launching
-from semantoks.training import run as running
+from semantoks.training import distributed as launching
+from semantoks.training import folder as running
 from semantoks.training.config import load_recipe
-from semantoks.training.run import graceful_stop, load_checkpoint, read_json
+from semantoks.training.folder import graceful_stop, load_checkpoint, read_json
 
 SETTINGS = (
     "model.dim=16",

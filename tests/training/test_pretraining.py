@@ -15,17 +15,16 @@ import pytest
 import torch
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.model.checkpoint import load_encoder, load_model
+from semantoks.model.folder import load_encoder, load_model
 from semantoks.training import batches
 from semantoks.training.config import Configuration, configure, tiny
-from semantoks.training.events import Progress
+from semantoks.training.folder import Progress, load_checkpoint
 from semantoks.training.pretraining import Pretraining, pretrain
-from semantoks.training.run import load_checkpoint
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4})
 

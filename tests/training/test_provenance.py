@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
-from semantoks.model.checkpoint import load_model
-from semantoks.model.provenance import seen_subjects
+from semantoks.model.folder import load_model, seen_subjects
 from semantoks.training.config import configure, tiny
 from semantoks.training.pretraining import pretrain
 

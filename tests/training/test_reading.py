@@ -16,18 +16,18 @@ import pytest
 import torch
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
 from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.model.checkpoint import load_encoder
-from semantoks.training import reading
+from semantoks.model.folder import load_encoder
+from semantoks.training import batches
+from semantoks.training.batches import Resident, Streamed, choose_residence, read_ahead
 from semantoks.training.config import Configuration, configure, same_run, tiny, to_yaml
-from semantoks.training.events import Progress
+from semantoks.training.folder import Progress
 from semantoks.training.learner import Learner
 from semantoks.training.pretraining import pretrain
-from semantoks.training.reading import Resident, Streamed, choose_residence, read_ahead
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4})
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_windows_are_the_stores(store: Store) -> None:
 def test_a_cohort_goes_to_the_device_in_blocks(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_BLOCK", 1000)
+    monkeypatch.setattr(batches, "_BLOCK", 1000)
     found = Resident(store, CPU, 100).samples
     np.testing.assert_array_equal(found.numpy(), store.samples)
 
@@ -199,10 +199,10 @@ def test_jobs_that_are_not_begun_are_dropped() -> None:
 def test_auto(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_residence("auto", store, CPU) == "stream"
     assert choose_residence("device", store, CPU) == "device"
-    monkeypatch.setattr(reading, "_free_memory", lambda device: 3.1 * store.samples.nbytes)
+    monkeypatch.setattr(batches, "_free_memory", lambda device: 3.1 * store.samples.nbytes)
     assert choose_residence("auto", store, CPU) == "device"
     assert choose_residence("stream", store, CPU) == "stream"
-    monkeypatch.setattr(reading, "_free_memory", lambda device: 2.9 * store.samples.nbytes)
+    monkeypatch.setattr(batches, "_free_memory", lambda device: 2.9 * store.samples.nbytes)
     assert choose_residence("auto", store, CPU) == "stream"
 
 
@@ -210,7 +210,7 @@ def test_no_room_on_the_device(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nMore.")
 
-    monkeypatch.setattr(reading.torch, "empty", full)
+    monkeypatch.setattr(batches.torch, "empty", full)
     with pytest.raises(InputError, match=r"out of memory.*views.residence=stream"):
         Resident(store, CPU, 100)
 

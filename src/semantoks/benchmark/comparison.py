@@ -12,34 +12,96 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
 
 import semantoks
-from semantoks.benchmark.alignment import align
-from semantoks.benchmark.baselines.connectivity import connectivity_features
-from semantoks.benchmark.baselines.dummy import dummy_predictions
-from semantoks.benchmark.draws import draw_weights, n_repeats
-from semantoks.benchmark.layout import prediction_table, score_table
-from semantoks.benchmark.tasks import Task, kept_scans, read_task
+from semantoks.benchmark.baselines import connectivity_features, dummy_predictions
+from semantoks.benchmark.tasks import Task, align, draw_weights, kept_scans, n_repeats, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.embedding_file import Embeddings
-from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY
-from semantoks.evaluation.probe import (
-    Classifier,
-    FoldPrediction,
-    cross_validated_predictions,
-    score_predictions,
-)
-from semantoks.evaluation.ridge import rotate
+from semantoks.evaluation.embedding import Embeddings
+from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, LOWER_IS_BETTER, METRICS, interval
+from semantoks.evaluation.probe import Score, cross_validated_predictions, score_predictions
 from semantoks.evaluation.same_series import check_people
-from semantoks.evaluation.split_table import splits_record, splits_table
-from semantoks.evaluation.splits import (
-    Split,
-    leave_one_site_out,
-    subject_folds,
-    subjects_of,
-)
+from semantoks.evaluation.split_files import splits_record, splits_table
+from semantoks.evaluation.splits import Split, subjects_of
+from semantoks.evaluation.splitters import leave_one_site_out, subject_folds
 from semantoks.files import new_folder
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, Score]],
+    settings: Mapping[str, Any],
+    reference: str | None = None,
+) -> pd.DataFrame:
+    """Lay scores out, one row a method and metric."""
+    rows = []
+    for method, metrics in scores.items():
+        for name, score in metrics.items():
+            other = (
+                {}
+                if reference is None
+                else {"reference": reference}
+                | {
+                    f"reference_{key}": value
+                    for key, value in _against(score, scores[reference][name], settings).items()
+                }
+            )
+            rows.append(
+                {
+                    "method": method,
+                    "target": settings["target"],
+                    "kind": settings["kind"],
+                    "split": settings["splits"],
+                    "metric": name,
+                    "value": score.value,
+                    "low": score.low,
+                    "high": score.high,
+                    **_against(score, scores[CONNECTIVITY][name], settings),
+                    **other,
+                }
+            )
+    counts = ("n_scans", "n_subjects", "n_missing", "n_folds", "n_repeats")
+    return pd.DataFrame(rows).assign(**{name: settings[name] for name in counts})
+
+
+def _against(score: Score, reference: Score, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return a paired difference with its interval, NaN of a score to itself."""
+    if score is reference:
+        return dict.fromkeys(("difference", "difference_low", "difference_high"), float("nan"))
+    low, high = interval(score.draws - reference.draws, settings["confidence"])
+    return {
+        "difference": score.value - reference.value,
+        "difference_low": low,
+        "difference_high": high,
+    }
+
+
+def prediction_table(
+    predicted: Mapping[str, Sequence[FoldPrediction]], task: Task, scans: pd.DataFrame
+) -> pd.DataFrame:
+    """Lay predictions out, one row a method, repeat and scan."""
+    parts = []
+    for method, folds in predicted.items():
+        for fold in folds:
+            test = fold.split.test
+            part = {
+                "method": method,
+                "target": task.target,
+                "split": fold.split.name,
+                "repeat": fold.split.repeat,
+                "fold": fold.split.fold,
+                "scan": scans["scan"].to_numpy()[test],
+                "subject": scans["subject"].to_numpy()[test],
+                "truth": task.name(task.truth[test]),
+                "prediction": task.name(fold.prediction),
+            }
+            scores = {f"score_{c}": fold.score[:, i] for i, c in enumerate(task.classes)}
+            parts.append(pd.DataFrame({**part, **scores}))
+    return pd.concat(parts, ignore_index=True)
+
 
 _CONFIDENCE: Final = 0.95
 
@@ -341,3 +403,97 @@ def _description(embeddings: Embeddings) -> dict[str, Any]:
 def _write_json(content: Mapping[str, Any], path: Path, indent: int | None = 2) -> None:
     """Write plain values."""
     path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Lay a comparison out for the terminal."""
+    settings = comparison.settings
+    how = "one site left out" if settings["splits"] == "site" else "folds of subjects"
+    shown = Table(
+        title=escape(f"{settings['target']} ({settings['kind']}, {how})"),
+        caption=escape(_caption(settings)),
+    )
+    shown.add_column("", overflow="fold")
+    shown.add_column("value", justify="right", no_wrap=True)
+    shown.add_column("minus connectivity", justify="right", no_wrap=True)
+    for name in METRICS[settings["kind"]]:
+        better = " (lower is better)" if name in LOWER_IS_BETTER else ""
+        shown.add_row(name.replace("_", " ") + better, style="bold")
+        rows = comparison.table[comparison.table["metric"] == name]
+        numbers = rows[["value", "low", "high"]].to_numpy(dtype=np.float64)
+        differences = rows[["difference", "difference_low", "difference_high"]].to_numpy(np.float64)
+        for method, number, difference in zip(rows["method"], numbers, differences, strict=True):
+            method = escape(f"  {method}")
+            shown.add_row(method, _with_interval(number), _difference(difference))
+        shown.add_section()
+    return shown
+
+
+def scores_tables(scores: pd.DataFrame) -> list[Table]:
+    """Lay the scores of a study out for the terminal, the deciding metric of each target."""
+    tables = []
+    for (target, split), part in scores.groupby(["target", "split"], sort=False):
+        metric = METRICS[part["kind"].iloc[0]][0]
+        rows = part[part["metric"] == metric]
+        shown = Table(
+            title=escape(f"{target}, split by {split}: {metric.replace('_', ' ')}"),
+            caption=_tested(rows),
+        )
+        shown.add_column("", overflow="fold")
+        for heading in ("value", "minus connectivity", "p (Holm)"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+        for _, row in rows.iterrows():
+            numbers = row[["value", "low", "high"]].to_numpy(dtype=np.float64)
+            names = ["difference", "difference_low", "difference_high"]
+            differences = row[names].to_numpy(dtype=np.float64)
+            p = float(row["p_corrected"])
+            shown.add_row(
+                escape(str(row["method"])),
+                _with_interval(numbers),
+                _difference(differences),
+                "" if np.isnan(p) else f"{p:.3f}",
+            )
+        tables.append(shown)
+    return tables
+
+
+def _tested(rows: pd.DataFrame) -> str:
+    """Say how many scans have the target, how many of them were tested, and how many have none."""
+    n_scans, n_tested, n_missing = (
+        int(rows[name].max()) for name in ("n_scans", "n_tested", "n_missing")
+    )
+    tested = "all" if n_tested == n_scans else str(n_tested)
+    missing = f"; {n_missing} more lack the target" if n_missing else ""
+    return f"{n_scans} scans of {rows['n_subjects'].max()} subjects, {tested} tested{missing}."
+
+
+def _caption(settings: Mapping[str, Any]) -> str:
+    """Say what was tested, and how the intervals are to be read."""
+    missing = f", {settings['n_missing']} without the target" if settings["n_missing"] else ""
+    lines = [
+        f"{settings['n_scans']} scans of {settings['n_subjects']} subjects{missing}.",
+        "In brackets: 95 % interval over subjects and splits. *: zero is outside.",
+    ]
+    if settings["n_repeats"] == 1:
+        folds = "sites" if settings["splits"] == "site" else "folds"
+        lines.append(f"One division only: the interval is over {folds}, then subjects in them.")
+    if settings["transductive"]:
+        names = ", ".join(settings["transductive"])
+        lines.append(f"Pretraining saw these scans, without labels: {names}.")
+    return "\n".join(lines)
+
+
+def _with_interval(number: NDArray[np.float64], form: str = "{:.3f}") -> str:
+    """Write a value with its interval, or that there is none."""
+    if np.isnan(number[0]):
+        return "not defined"
+    value, low, high = (form.format(x) for x in number)
+    return escape(f"{value} [{low}, {high}]")
+
+
+def _difference(number: NDArray[np.float64]) -> str:
+    """Write a difference with its interval, marked if zero is outside; nothing if there is none."""
+    value, low, high = number
+    if np.isnan(value):
+        return ""
+    return _with_interval(number, "{:+.3f}") + (" *" if low > 0 or high < 0 else "  ")

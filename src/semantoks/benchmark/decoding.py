@@ -11,34 +11,30 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
 
 import semantoks
-from semantoks.benchmark.baselines.connectivity import fisher_z
-from semantoks.benchmark.baselines.dummy import dummy_predictions
-from semantoks.benchmark.draws import draw_weights
-from semantoks.benchmark.layout import prediction_table, score_table
-from semantoks.benchmark.tasks import Task, read_task
+from semantoks.benchmark.baselines import dummy_predictions, fisher_z
+from semantoks.benchmark.comparison import prediction_table, score_table
+from semantoks.benchmark.tasks import Task, draw_weights, read_task
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.block_windows import BlockWindows
 from semantoks.evaluation.embedding import (
     PREPARE_AGAIN,
     PreprocessingCheck,
     check_preprocessing,
     embedding_provenance,
 )
+from semantoks.evaluation.events import BlockWindows
+from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
 from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY
-from semantoks.evaluation.probe import (
-    Classifier,
-    FoldPrediction,
-    cross_validated_predictions,
-    score_predictions,
-)
+from semantoks.evaluation.probe import cross_validated_predictions, score_predictions
 from semantoks.evaluation.readout import FeatureKind, Scans, encode_scans, scans_of, window_length
-from semantoks.evaluation.ridge import rotate
 from semantoks.evaluation.same_series import check_people
-from semantoks.evaluation.split_table import splits_record, splits_table
-from semantoks.evaluation.splits import Split, SubjectFolds
+from semantoks.evaluation.split_files import splits_record, splits_table
+from semantoks.evaluation.splits import Split
+from semantoks.evaluation.splitters import SubjectFolds
 from semantoks.files import new_folder
 from semantoks.model.encoder import SemantoksEncoder
 
@@ -275,3 +271,42 @@ def _facts(store: Store, windows: BlockWindows, task: Task, frame: pd.DataFrame)
         "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
         "semantoks": semantoks.__version__,
     }
+
+
+def decoding_table(decoding: Decoding) -> Table:
+    """Lay out how well blocks were told apart."""
+    settings = decoding.settings
+    classes = ", ".join(f"{name} {count}" for name, count in settings["classes"].items())
+    left_out = "; ".join(f"{count} {why}" for why, count in settings["left_out"].items())
+    shown = Table(
+        title=escape(f"{classes} (windows of {settings['window_seconds']:g} s)"),
+        caption=escape(
+            f"{settings['n_scans']} windows of {settings['n_subjects']} subjects, "
+            f"{settings['delay']:g} s after onset."
+            + (f" Events left out: {left_out}." if left_out else "")
+            + "\nIn brackets: 95 % interval over subjects and splits. *: zero is outside."
+        ),
+    )
+    shown.add_column("", overflow="fold")
+    shown.add_column("value", justify="right", no_wrap=True)
+    shown.add_column("minus connectivity", justify="right", no_wrap=True)
+    for metric, rows in decoding.table.groupby("metric", sort=False):
+        shown.add_row(str(metric).replace("_", " "), style="bold")
+        numbers = rows[["value", "low", "high"]].to_numpy(np.float64)
+        differences = rows[["difference", "difference_low", "difference_high"]].to_numpy(np.float64)
+        for method, number, difference in zip(rows["method"], numbers, differences, strict=True):
+            against = _interval(difference, "{:+.3f}")
+            clear = difference[1] > 0 or difference[2] < 0
+            shown.add_row(
+                f"  {method}", _interval(number, "{:.3f}"), against + (" *" if clear else "  ")
+            )
+        shown.add_section()
+    return shown
+
+
+def _interval(numbers: NDArray[np.float64], form: str) -> str:
+    """Write a value with its interval; nothing if there is none."""
+    if np.isnan(numbers[0]):
+        return ""
+    value, low, high = (form.format(number) for number in numbers)
+    return escape(f"{value} [{low}, {high}]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,153 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import semantoks
-from semantoks.benchmark.study_blocks import check_blocks, classes_of_one_site
-from semantoks.benchmark.study_cells import (
+from semantoks.benchmark.cells import (
+    Cell,
     Say,
+    cannot_prepare,
     cell_file,
+    cells_of,
+    check_blocks,
+    classes_of_one_site,
     compute,
+    impossible,
+    preparation_of,
     read_cell,
     read_permutations,
+    read_predictions,
+    splits_file,
 )
-from semantoks.benchmark.study_cohort import Cohort
-from semantoks.benchmark.study_keys import Cell, cells_of, impossible, splits_file
-from semantoks.benchmark.study_methods import Question
-from semantoks.benchmark.study_people import people_seen, unseen_scans, with_seen
-from semantoks.benchmark.study_plan import StudyPlan
-from semantoks.benchmark.study_preparation import cannot_prepare, preparation_of
-from semantoks.benchmark.study_scores import corrected, fold_table, summary_table
+from semantoks.benchmark.methods import Cohort, Question
+from semantoks.benchmark.plan import StudyPlan
+from semantoks.benchmark.scores import corrected, difference_table, fold_table, summary_table
 from semantoks.benchmark.tasks import kept_scans, read_task
 from semantoks.data.store import Store
-from semantoks.errors import ConfigurationError, InputError
+from semantoks.errors import ConfigurationError, InputError, nearest
 from semantoks.evaluation.confounds import check_columns
 from semantoks.evaluation.metrics import CONNECTIVITY
+from semantoks.evaluation.overlap import contamination
 from semantoks.evaluation.same_series import check_people
-from semantoks.evaluation.split_table import write_splits
+from semantoks.evaluation.split_files import read_splits, write_splits
 from semantoks.evaluation.splits import subjects_of
 from semantoks.files import replacing
+from semantoks.model.folder import load_model
+
+Seen = Mapping[str, frozenset[str] | None]
+"""Model -> people of the store that it was trained on; None where it does not say."""
+
+
+def people_seen(plan: StudyPlan, store: Store) -> Seen:
+    """Find the people that each model was trained on."""
+    subjects = subjects_of(store.scans)
+    seen: dict[str, frozenset[str] | None] = {}
+    for name, model in plan.models.items():
+        if model.weights == "fresh":
+            seen[name] = frozenset()
+            continue
+        found = contamination(load_model(model.model).provenance, store.scans, store.fingerprint)
+        known = found.knowledge != "unknown"
+        seen[name] = frozenset(subjects[found.seen].tolist()) if known else None
+    return seen
+
+
+def unseen_scans(plan: StudyPlan, seen: Seen, store: Store) -> NDArray[np.bool_]:
+    """Say which scans are of people that no model has seen; all unless the plan excludes them."""
+    if not plan.exclude_seen:
+        return np.ones(len(store), dtype=bool)
+    everybody = set[str]()
+    for name, people in seen.items():
+        if people is None:
+            raise InputError(
+                f"model {name!r} ({plan.models[name].model}) does not say whom it was trained on "
+                "(no hashes of subjects in its provenance), so that people it has seen cannot be "
+                "left out. Pretrain it again with this version, or say exclude_seen: false."
+            )
+        everybody |= people
+    kept = ~np.isin(subjects_of(store.scans), sorted(everybody))
+    if not kept.any():
+        raise InputError(
+            f"every subject of {store.path}, or somebody else of the same identifier, was in the "
+            "pretraining of a model of this study, so that exclude_seen leaves nobody. Probe "
+            "another cohort, or, if they are known to be others, say exclude_seen: false."
+        )
+    return kept
+
+
+def with_seen(scores: pd.DataFrame, seen: Seen, taking_part: NDArray[Any]) -> pd.DataFrame:
+    """Say of how many of the people that take part the model of a method has seen scans."""
+    present = {*taking_part.tolist()}
+
+    def count(method: str) -> float:
+        names = [name for name in seen if method.startswith((f"{name}, ", f"{name} "))]
+        people = seen[max(names, key=len)] if names else frozenset[str]()
+        return float("nan") if people is None else len(people & present)
+
+    return scores.assign(n_seen=scores["method"].map(count))
+
+
+Keys = dict[tuple[str, str], dict[str, str]]
+"""Target and split -> method -> key of its cell."""
+
+
+def study_differences(folder: str | Path, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Hold methods of a study against other ones of it, from the predictions that it kept."""
+    folder = Path(folder)
+    plan, kept = _read(folder)
+    names = list(dict.fromkeys(name for keys in kept.values() for name in keys))
+    for name in (name for pair in pairs for name in pair if name not in names):
+        raise InputError(
+            f"{folder} has no method {name!r}. Its methods are {'; '.join(names)}."
+            f"{nearest(name, names)}"
+        )
+    found = []
+    for split, question in _questions(plan, folder, kept.keys()):
+        keys = kept[question.task.target, split]
+        both = [pair for pair in pairs if {*pair} <= keys.keys()]
+        answers = {
+            name: read_predictions(cell_file(folder, keys[name]), question.splits, name)
+            for name in dict.fromkeys(name for pair in both for name in pair)
+        }
+        if both:
+            found.append(
+                difference_table(answers, both, question, split, draws=plan.draws, seed=plan.seed)
+            )
+    if not found:
+        raise InputError(f"no target of {folder} was predicted by both methods of a pair.")
+    return pd.concat(found, ignore_index=True)
+
+
+def _read(folder: Path) -> tuple[StudyPlan, Keys]:
+    """Read the plan, and which cells are whose."""
+    kept: Keys = {}
+    try:
+        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        plan = StudyPlan.model_validate(content["plan"])
+        for target, split, method, key in content["cells"]:
+            kept.setdefault((target, split), {})[method] = key
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} is no study that can be read: {' '.join(str(error).split())}. Name a folder "
+            "that evaluate wrote; of an earlier version, run evaluate again: what is there stays."
+        ) from error
+    return plan, kept
+
+
+def _questions(
+    plan: StudyPlan, folder: Path, asked: Collection[tuple[str, str]]
+) -> Iterator[tuple[str, Question]]:
+    """Ask again what the study asked, with the splits that it wrote down."""
+    store = Store.open(plan.store)
+    kept = kept_scans(store, plan.leave_out)
+    kept &= unseen_scans(plan, people_seen(plan, store) if plan.exclude_seen else {}, store)
+    for target in plan.targets:
+        task = read_task(store.scans[kept], target.column, target.kind)
+        task = replace(task, rows=np.flatnonzero(kept)[task.rows])
+        scans = store.scans.iloc[task.rows].reset_index(drop=True)
+        for split in plan.splits:
+            if (target.column, split.label) in asked:  # it was skipped otherwise
+                made = tuple(read_splits(splits_file(folder, target.column, split.label), scans))
+                yield split.label, Question(task, scans, made, split.splitter(plan.seed))
+
 
 Questions = dict[tuple[str, str], Question]
 """By target and name of the splits."""

@@ -8,12 +8,14 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError, nearest
-from semantoks.evaluation.splits import Kind
+from semantoks.evaluation.embedding import Embeddings
+from semantoks.evaluation.metrics import bootstrap_weights
+from semantoks.evaluation.splits import Kind, Split
 
 _NO_TARGET: Final = frozenset({"scan", "subject", "source", "offset"})
 _MOST_NUMERIC_CLASSES = 10
@@ -118,3 +120,58 @@ def kept_scans(store: Store, leave_out: Sequence[str]) -> NDArray[np.bool_]:
     if not kept.any():
         raise InputError(f"every scan of {store.path} is to be left out; nothing remains.")
     return np.asarray(kept)
+
+
+def draw_weights(
+    splits: Sequence[Split], subjects: Shaped[NDArray[Any], "scan"], n_draws: int, seed: int
+) -> Float[NDArray[np.float64], "draw scan"]:
+    """Draw subjects; if they are divided once only, draw folds and then subjects in them."""
+    if n_repeats(splits) > 1:
+        return bootstrap_weights(subjects, n_draws, seed)
+    folds = np.full(len(subjects), -1)
+    for number, split in enumerate(splits):
+        folds[split.test] = number
+    tested = np.flatnonzero(folds >= 0)
+    weights = np.zeros((n_draws, len(subjects)))
+    weights[:, tested] = bootstrap_weights(subjects[tested], n_draws, seed, folds[tested])
+    return weights
+
+
+def n_repeats(splits: Sequence[Split]) -> int:
+    """Count how often the subjects are divided."""
+    return len({split.repeat for split in splits})
+
+
+def align(
+    store: Store, name: str, embeddings: Embeddings
+) -> Float[NDArray[np.float64], "scan feature"]:
+    """Return the features of embeddings in the order of the scans of a store."""
+    made_from = embeddings.provenance.get("store", {}).get("fingerprint")
+    if made_from not in (None, store.fingerprint):
+        raise InputError(
+            f"embeddings {name!r} were made from another store (fingerprint {made_from}) than "
+            f"this one ({store.fingerprint}, {store.path}). Embed this store, or name the other."
+        )
+    wanted = pd.Index(store.scans["scan"].astype(str))
+    given = pd.Index(embeddings.frame["scan"].astype(str))
+    problems = {
+        "name scans more than once": given[given.duplicated()].unique(),
+        "lack scans of the store": wanted.difference(given, sort=False),
+        "have scans that the store does not have": given.difference(wanted, sort=False),
+    }
+    for problem, found in problems.items():
+        if len(found):
+            raise InputError(
+                f"embeddings {name!r} {problem}: {len(found)}, such as {', '.join(found[:5])}. "
+                "Embed this store again."
+            )
+    features: NDArray[np.float64] = embeddings.features[given.get_indexer(wanted)]
+    broken = np.argwhere(~np.isfinite(features))
+    if len(broken):
+        scan, feature = broken[0]
+        raise InputError(
+            f"embeddings {name!r} are not finite in {len(np.unique(broken[:, 0]))} scan(s), the "
+            f"first is {wanted[scan]!r} (feature {embeddings.feature_names[feature]!r} is "
+            f"{features[scan, feature]}). Embed this store again, or leave these scans out."
+        )
+    return features

@@ -1,41 +1,6 @@
 """The command line: a verb a stage, a file a verb."""
 
-from semantoks.cli import (
-    ablate,
-    audit,
-    decode,
-    demo,
-    embed,
-    evaluate,
-    info,
-    models,
-    prepare,
-    pretrain,
-    probe,
-    quality,
-    reliability,
-    report,
-    scale,
-)
+from semantoks.cli import demo, embed, models, prepare, pretrain, probe, study
 from semantoks.cli.application import app, main, run
 
-__all__ = [
-    "ablate",
-    "app",
-    "audit",
-    "decode",
-    "demo",
-    "embed",
-    "evaluate",
-    "info",
-    "main",
-    "models",
-    "prepare",
-    "pretrain",
-    "probe",
-    "quality",
-    "reliability",
-    "report",
-    "run",
-    "scale",
-]
+__all__ = ["app", "demo", "embed", "main", "models", "prepare", "pretrain", "probe", "run", "study"]

@@ -1,12 +1,124 @@
-"""Models that come from elsewhere and go elsewhere."""
+"""Verbs on folders and models: info, report, import-checkpoint and push."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from semantoks.cli.application import SILENT, app
-from semantoks.terminal import Output
+from semantoks.errors import InputError
+from semantoks.terminal import Output, rows_table
+
+
+@app.command(sort_key=30)
+def info(path: Path, *, output: Output = SILENT) -> None:
+    """Say what a store, a run or a model folder holds.
+
+    Example: semantoks info abide.store
+
+    Parameters
+    ----------
+    path : Path
+        A store, a run, or a model folder.
+    output : Output
+        How to speak.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    if (path / "store.json").is_file():
+        facts = _describe_store(path)
+    elif (path / "run.json").is_file():
+        from semantoks.training.folder import read_json
+
+        facts = {"kind": "run", **read_json(path / "run.json")}
+    else:
+        from semantoks.model.folder import load_model
+
+        model = load_model(path)
+        facts = {
+            "kind": "model",
+            "atlas": repr(model.encoder.atlas),
+            "parameters": sum(p.numel() for p in model.encoder.parameters()),
+            **model.encoder.arguments,
+            "preprocessing": model.preprocessing,
+            "provenance": {
+                name: value
+                for name, value in model.provenance.items()
+                if name not in {"recipe", "subjects"}
+            },
+        }
+    output.say(rows_table(str(path), facts))
+    output.result(facts)
+
+
+def _describe_store(path: Path) -> dict[str, Any]:
+    """Collect what a person wants to know of a store."""
+    from semantoks.data.store import Store
+
+    store = Store.open(path)
+    scans = store.scans
+    return {
+        "kind": "store",
+        "scans": len(store),
+        "subjects": store.n_subjects,
+        "scans that name no subject": store.n_unnamed_subjects,
+        "sites": int(scans["site"].replace("", None).nunique()),
+        "samples": f"{store.lengths.min()} to {store.lengths.max()} at {store.t_r:g} s",
+        "atlas": repr(store.atlas),
+        "networks": ", ".join(store.atlas.network_names),
+        "preprocessing": store.preprocessing.to_dict(),
+        "refused scans": len(store.refused),
+        "columns": ", ".join(scans.columns),
+        "fingerprint": store.fingerprint,
+    }
+
+
+@app.command(sort_key=70)
+def report(
+    run: Path,
+    *,
+    embeddings: Path | None = None,
+    probe: Annotated[list[Path] | None, Parameter(name="--probe")] = None,
+    phenotype: Annotated[list[str] | None, Parameter(name="--phenotype")] = None,
+    store: Path | None = None,
+    out: Path | None = None,
+    output: Output = SILENT,
+) -> None:
+    """Write a run as one page: cohort, training, health, maps and scores.
+
+    Example: semantoks report run --probe probe-diagnosis
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    embeddings : Path
+        File of embed; by default RUN/embeddings*.parquet.
+    probe : list of Path
+        Folders of probe; by default RUN/probe*. May be given many times.
+    phenotype : list of str
+        Columns that the maps are coloured by; by default the probes' targets.
+    store : Path
+        Where the store is now, if it was moved.
+    out : Path
+        The page; by default RUN/report.html.
+    output : Output
+        How to speak.
+    """
+    from semantoks.interpretation.report import write_report
+
+    page = write_report(
+        run,
+        embeddings=embeddings,
+        comparisons=probe or (),
+        out=out,
+        phenotypes=phenotype or (),
+        store=store,
+    )
+    output.say(f"The report is {page}.")
+    output.result({"report": str(page)})
 
 
 @app.command(name="import-checkpoint", sort_key=80)
@@ -106,7 +218,7 @@ def push(
     output : Output
         How to speak.
     """
-    from semantoks.model.publishing import push_encoder
+    from semantoks.model.folder import push_encoder
 
     address = push_encoder(model, repository, private=private, revision=revision, license=license)
     output.say(f"Pushed to {address}.")

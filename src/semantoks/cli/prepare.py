@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from semantoks.cli.application import SILENT, app
-from semantoks.cli.quality import draw_quality_page
-from semantoks.cli.reading import AS_USUAL, Reading
-from semantoks.cli.recordings import AS_FOUND, Recordings, write_store
-from semantoks.cli.working import ALL_CORES, Working
+from semantoks.cli.options import (
+    ALL_CORES,
+    AS_FOUND,
+    AS_USUAL,
+    Reading,
+    Recordings,
+    Working,
+    write_store,
+)
 from semantoks.errors import ConfigurationError
-from semantoks.terminal import Output
+from semantoks.terminal import Output, complain
 
 if TYPE_CHECKING:
     from semantoks.data.preparation import PreparationReport
+
+
+PAGE: Final = "quality.html"
+"""The page in the folder of a store."""
+
+
+@app.command(sort_key=25)
+def quality(store: Path, *, out: Path | None = None, output: Output = SILENT) -> None:
+    """Draw how good every scan is, kept or refused; who stands out is named.
+
+    Length, motion, coverage, temporal signal to noise, share in band, jumps, global signal, and
+    connectivity with distance. The numbers are in STORE/quality.parquet and STORE/coverage.csv.
+
+    Example: semantoks quality abide.store
+
+    Parameters
+    ----------
+    store : Path
+        The store.
+    out : Path
+        The page; by default STORE/quality.html. One that is there is replaced.
+    output : Output
+        How to speak.
+    """
+    page = _draw(store, out)
+    output.say(f"The quality of the scans: {page}.")
+    output.result({"quality_page": str(page)})
+
+
+def draw_quality_page(store: Path, output: Output) -> Path | None:
+    """Draw the page of a store into it; nothing else may be lost if that fails."""
+    try:
+        return _draw(store, None)
+    except Exception as error:
+        if output.debug:
+            traceback.print_exc()
+        complain(
+            f"the page of quality could not be drawn ({type(error).__name__}: {error}); everything "
+            "else is done. To try it again on a store: semantoks quality STORE."
+        )
+        return None
+
+
+def _draw(path: Path, out: Path | None) -> Path:
+    """Draw the page of a store."""
+    from semantoks.data.store import Store
+    from semantoks.interpretation.quality_page import write_quality_page
+
+    store = Store.open(path)
+    return write_quality_page(store, store.quality, path / PAGE if out is None else out)
 
 
 @app.command(sort_key=20)
@@ -70,7 +126,7 @@ def prepare(
         How to speak.
     """
     from semantoks.data.atlas import Atlas
-    from semantoks.data.preprocessing import Preprocessing
+    from semantoks.data.signal import Preprocessing
 
     recordings.check()
     if not filter and (recordings.high_pass, recordings.low_pass) != (None, None):

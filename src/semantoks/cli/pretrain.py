@@ -100,7 +100,7 @@ def pretrain(
         part = ["--split", str(split), "--repeat", str(repeat)]
         part += [] if fold is None else ["--fold", fold]
     if devices > 1:
-        from semantoks.training.launch import check_devices, launch
+        from semantoks.training.distributed import check_devices, launch
 
         check_devices(devices, configuration.device)
         words = ["pretrain", "--data", str(data), "--out", str(out), "--recipe", recipe]
@@ -129,7 +129,7 @@ def _chosen(
 
         return select_subjects(store, read_subjects(subjects))
     if split is not None:
-        from semantoks.evaluation.training_people import people_to_train_on
+        from semantoks.evaluation.overlap import people_to_train_on
 
         return people_to_train_on(store, split, repeat=repeat, fold=fold)
     return store

@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from semantoks.data.reader_options import ReaderOptions
-from semantoks.data.scan_table import check_t_r, same_t_r
+from semantoks.data.recording import ReaderOptions
+from semantoks.data.tables import check_t_r, same_t_r
 from semantoks.errors import InputError
 
 RECORDING: Final = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo")

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.label_image import DAMAGED, explain_damage
+from semantoks.data.images import DAMAGED, explain_damage, sum_rois
 from semantoks.data.labels import match_labels
-from semantoks.data.roi_sums import sum_rois
 from semantoks.errors import InputError
 
 if TYPE_CHECKING:

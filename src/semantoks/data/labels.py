@@ -1,9 +1,9 @@
-"""Names of ROIs as the world writes them, matched to those of an atlas."""
+"""ROI labels: spelling, network names, atlas values, and placement of ROIs in a larger atlas."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -247,3 +247,213 @@ def _check_resolution(positions: NDArray[np.intp], atlas: Atlas, where: str) -> 
             " these are the names of a coarser Schaefer parcellation, whose parcels are others "
             "under the same names. Extract the series with the parcellation of the atlas."
         )
+
+
+_SCHAEFER_LABEL: Final = re.compile(
+    r"(?:(?:7|17)networks_)?[lr]h_(?:vis|sommot|dorsattn|salventattn|limbic|cont|default|temppar)",
+    re.IGNORECASE,
+)
+
+
+class Group(NamedTuple):
+    """A list of names that is used."""
+
+    name: str
+    match: LabelMatch
+
+
+def choose_groups(
+    groups: Mapping[str, Sequence[str]], atlas: Atlas, *, where: str
+) -> tuple[Group, ...]:
+    """Choose the lists of names that hold the ROIs of an atlas.
+
+    The list that holds most of them comes first; others are added where they hold further ROIs
+    and none that is there already, as the Tian atlas beside Schaefer's.
+
+    Examples
+    --------
+    >>> atlas = Atlas.load("schaefer400-tian3")
+    >>> lists = {"a": atlas.labels[:400], "b": atlas.labels[400:], "c": ("CSF",)}
+    >>> [group.name for group in choose_groups(lists, atlas, where="three lists")]
+    ['a', 'b']
+    """
+    fitting: list[Group] = []
+    reasons: list[str] = []
+    for name, labels in groups.items():
+        found = _match(name, labels, atlas)
+        if isinstance(found, Group):
+            fitting.append(found)
+        else:
+            reasons.append(found)
+    if not fitting:
+        raise InputError(
+            f"{where}: nothing holds ROIs of atlas {atlas.name!r} (named such as "
+            f"{tell(atlas.labels)}): {'; '.join(reasons[:6])}{'; ...' if len(reasons) > 6 else ''}."
+            " Give the atlas that the series were extracted with."
+        )
+    fitting.sort(key=lambda group: -group.match.n_found)
+    chosen: list[Group] = []
+    for group in fitting:
+        taken = [other for other in chosen if _overlap(group, other)]
+        if not taken:
+            chosen.append(group)
+        elif group.match.n_found == taken[0].match.n_found:
+            raise InputError(
+                f"{where}: {taken[0].name} and {group.name} hold the same {group.match.n_found} "
+                f"ROIs of atlas {atlas.name!r}. Keep the one to use, and move the other away."
+            )
+    return tuple(chosen)
+
+
+def _match(name: str, labels: Sequence[str], atlas: Atlas) -> Group | str:
+    """Match one list; return why not if it is of another parcellation."""
+    try:
+        match = match_labels(labels, atlas, where=name)
+    except InputError as error:
+        return str(error).partition(". ")[0]
+    if match.n_found == 0:
+        return f"{name} holds {tell(labels)}"
+    finer = [label for label in match.unknown if _SCHAEFER_LABEL.match(label.strip())]
+    if finer and match.n_found > 0:
+        return (
+            f"{name} is of another Schaefer parcellation: it names {tell(finer)}, which atlas "
+            f"{atlas.name!r} does not have"
+        )
+    return Group(name, match)
+
+
+def _overlap(one: Group, other: Group) -> bool:
+    """Say whether two lists have a ROI in common."""
+    return bool(((one.match.positions >= 0) & (other.match.positions >= 0)).any())
+
+
+_SCHAEFER_SIZE: Final = re.compile(r"schaefer(?:_?2018)?[^0-9]*(\d{3,4})", re.IGNORECASE)
+_TIAN: Final = re.compile(r"tian.*?S(\d)", re.IGNORECASE)
+_SEVENTEEN: Final = re.compile(r"(?<!\d)17[ _-]?n", re.IGNORECASE)
+_LEAST_SHARE: Final = 0.9
+"""Fewer of the values of an atlas are those of another, coarser one."""
+
+
+def labels_of_values(name: str, values: Collection[str], atlas: Atlas) -> Mapping[str, str]:
+    """Say which ROIs the values in a volume of labels stand for.
+
+    Examples
+    --------
+    >>> atlas = Atlas.load("schaefer400-tian3")
+    >>> name = "Schaefer2018_400Parcels_17Networks_order_FSLMNI152_2mm.nii"
+    >>> labels_of_values(name, [], atlas)["1"]
+    'LH_Vis_3'
+    >>> len(labels_of_values("Schaefer2018_200Parcels_7Networks_order.nii", [], atlas))
+    0
+    """
+    labels: list[str] = []
+    schaefer, tian = _SCHAEFER_SIZE.search(name), _TIAN.search(name)
+    if tian and tian[1] == "3":
+        # In the published combinations with Schaefer's parcels, the subcortex comes first.
+        networks = zip(atlas.labels, atlas.networks, strict=True)
+        labels += [label for label, network in networks if network == "Subcortical"]
+    if schaefer and schaefer[1] == "400":
+        seventeen = list(seventeen_network_names())
+        order = seventeen if _SEVENTEEN.search(name) else atlas.labels
+        labels += [x for x in order if x in set(seventeen) & set(atlas.labels)]
+    if schaefer or tian:
+        known = {str(value): label for value, label in enumerate(labels, start=1)}
+    else:
+        known = dict(zip(map(str, atlas.values), atlas.labels, strict=False))
+    fits = set(values) <= set(known) and len(set(values)) >= _LEAST_SHARE * len(known)
+    return known if fits or not values else {}
+
+
+_MAX_DISTANCE: Final = 5.0
+"""How far apart in mm two tables may put the centre of the same ROI."""
+
+
+def place_rois(
+    series: Float[NDArray[np.floating[Any]], "roi time"], atlas: Atlas, onto: Atlas
+) -> NDArray[np.float64]:
+    """Place the ROIs of a recording into a larger atlas.
+
+    Parameters
+    ----------
+    series : ndarray of shape (roi, time)
+        Series, ROIs in the order of `atlas`.
+    atlas : Atlas
+        Atlas that the series were extracted with, such as "schaefer400".
+    onto : Atlas
+        Atlas that holds all of its ROIs and more, such as "schaefer400-tian3-buckner7".
+
+    Returns
+    -------
+    ndarray of float64, shape (roi of `onto`, time)
+        Series in the order of `onto`; ROIs that the recording lacks are NaN, which is how
+        `preprocess` knows them as missing.
+
+    Raises
+    ------
+    InputError
+        If the series are not of `atlas`, `atlas` has a ROI that `onto` lacks, or its ROIs are
+        others under the same labels.
+
+    Examples
+    --------
+    >>> cortex = Atlas.from_networks({"Vis": 1, "Default": 1})
+    >>> brain = Atlas.from_networks({"Default": 1, "Subcortex": 1, "Vis": 1})
+    >>> place_rois(np.array([[1.0, 2.0], [3.0, 4.0]]), cortex, brain)
+    array([[ 3.,  4.],
+           [nan, nan],
+           [ 1.,  2.]])
+    """
+    if series.ndim != 2 or len(series) != len(atlas):
+        raise InputError(
+            f"series of shape (roi, time) with the {len(atlas)} ROIs of atlas {atlas.name!r} were "
+            f"expected, but came with shape {series.shape}."
+        )
+    placed = np.full((len(onto), series.shape[1]), np.nan)
+    placed[roi_positions(atlas, onto)] = series
+    return placed
+
+
+def roi_positions(atlas: Atlas, onto: Atlas) -> NDArray[np.intp]:
+    """Find the ROIs of an atlas in a larger one by their labels.
+
+    Examples
+    --------
+    >>> whole = Atlas.load("schaefer400-tian3-buckner7")
+    >>> roi_positions(Atlas.load("schaefer400"), whole)[:3]
+    array([0, 1, 2])
+    """
+    position = {label: i for i, label in enumerate(onto.labels)}
+    unknown = [label for label in atlas.labels if label not in position]
+    if unknown:
+        raise InputError(
+            f"atlas {atlas.name!r} ({len(atlas)} ROIs) cannot be placed into {onto.name!r} "
+            f"({len(onto)} ROIs): {len(unknown)} of its ROIs are not there, such as "
+            f"{', '.join(map(repr, unknown[:3]))}.{nearest(unknown[0], onto.labels)} ROIs are "
+            "matched by label: use the same labels, and leave out what the model does not know."
+        )
+    found = np.array([position[label] for label in atlas.labels], dtype=np.intp)
+    _check_same_rois(atlas, onto, found)
+    return found
+
+
+def _check_same_rois(atlas: Atlas, onto: Atlas, found: NDArray[np.intp]) -> None:
+    """Refuse equal labels of other ROIs: finer and coarser parcellations share many labels."""
+    distance = np.linalg.norm(atlas.coordinates - onto.coordinates[found], axis=1)
+    if np.isfinite(distance).all():
+        if distance.max() > _MAX_DISTANCE:
+            far = int(distance.argmax())
+            raise InputError(
+                f"ROI {atlas.labels[far]!r} of atlas {atlas.name!r} lies {distance[far]:.0f} mm "
+                f"away from the one in {onto.name!r}: equal labels, other ROIs. Extract the series "
+                "with the model's parcellation."
+            )
+        return
+    for name, rois in zip(onto.network_names, onto.network_indices, strict=True):
+        there = int(np.isin(rois, found).sum())
+        if 0 < there < len(rois):
+            raise InputError(
+                f"atlas {atlas.name!r} has only {there} of the {len(rois)} ROIs of network "
+                f"{name!r} of {onto.name!r}, and no coordinates that tell whether these are the "
+                "same ROIs (a coarser parcellation has the same labels). Give coordinates in both "
+                "tables, or all ROIs of the network with NaN for those that are missing."
+            )

@@ -2,29 +2,220 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.completion import complete, explain_nameless
-from semantoks.data.preprocessing import Preprocessing
-from semantoks.data.reader_options import Filtered, ReaderOptions
+from semantoks.data.quality import ScanQuality, mask_sparse_networks, measure
 from semantoks.data.readers import FormatName, find_scans
-from semantoks.data.recording import ScanFile, collect_notices
-from semantoks.data.refusals import Policy, Refusal, check_refused
+from semantoks.data.recording import (
+    TOLD,
+    Filtered,
+    Policy,
+    ReaderOptions,
+    Recording,
+    Refusal,
+    ScanFile,
+    check_refused,
+    collect_notices,
+    stops,
+)
 from semantoks.data.roi_order import OrderCheck, check_order
-from semantoks.data.scan_table import ScanTable, read_scan_table
-from semantoks.data.scan_writing import unmeasured, write_scans
-from semantoks.data.store_reuse import find_equal_store, read_refusals
-from semantoks.data.store_writer import StoreWriter
-from semantoks.data.work import check_workers
-from semantoks.errors import ConfigurationError, nearest
+from semantoks.data.signal import Preprocessed, Preprocessing, QualityError, preprocess
+from semantoks.data.store_writer import StoreWriter, find_equal_store, read_refusals
+from semantoks.data.tables import ScanTable, complete, explain_nameless, read_scan_table
+from semantoks.data.workers import PATIENCE, Lost, check_workers, work
+from semantoks.errors import ConfigurationError, InputError, nearest
+
+
+class ScanJob(NamedTuple):
+    """A scan that is to be read, without what other processes need not know of it."""
+
+    scan: str
+    source: str
+    load: Callable[[], NDArray[np.floating[Any]]]
+    t_r: float
+
+    @classmethod
+    def of(cls, scan: ScanFile) -> ScanJob:
+        """Take what is needed of a scan."""
+        if scan.t_r is None:
+            raise InputError(f"scan {scan.scan!r} has no repetition time.")
+        return cls(scan.scan, scan.source, scan.load, scan.t_r)
+
+
+class Good(NamedTuple):
+    """A scan that is ready for a store."""
+
+    samples: NDArray[np.float16]
+    valid: NDArray[np.bool_]
+    raw_digest: str
+
+
+@dataclass(frozen=True)
+class ScanOutcome:
+    """What became of a scan."""
+
+    result: Good | Refusal
+    quality: ScanQuality
+
+
+def work_on(job: ScanJob, *, atlas: Atlas, preprocessing: Preprocessing) -> ScanOutcome:
+    """Read, preprocess and measure a scan."""
+    try:
+        series, ready = None, None
+        result: Good | Refusal
+        try:
+            series = job.load()
+            ready = preprocess(series, job.t_r, preprocessing)
+            least = preprocessing.min_network_coverage
+            result = _pack(series, mask_sparse_networks(ready, atlas, least))
+        except (InputError, MemoryError) as error:
+            result = _refuse(job, error, was_read=series is not None)
+        return ScanOutcome(result, measure(series, ready, t_r=job.t_r, atlas=atlas))
+    except Exception as error:
+        error.add_note(f"This came up in scan {job.scan!r} of {job.source}.")
+        raise
+
+
+def _pack(series: NDArray[np.floating[Any]], ready: Preprocessed) -> Good:
+    """Turn a scan into what a store keeps of it."""
+    raw = np.ascontiguousarray(series, dtype=np.float32).tobytes()
+    with np.errstate(over="ignore"):
+        samples = np.ascontiguousarray(ready.series.T, dtype=np.float16)
+    return Good(samples, ready.valid, hashlib.sha256(raw).hexdigest())
+
+
+def _refuse(job: ScanJob, error: Exception, *, was_read: bool) -> Refusal:
+    """Say why a scan cannot be used."""
+    if isinstance(error, QualityError):
+        return Refusal(job.scan, job.source, str(error), error.category)
+    if isinstance(error, MemoryError):
+        reason = f"scan {job.scan!r} of {job.source} needs more memory than there is. {error}"
+        return Refusal(job.scan, job.source, reason.rstrip(), "unreadable")
+    if not was_read:
+        return Refusal(job.scan, job.source, str(error), "unreadable")
+    reason = f"scan {job.scan!r} of {job.source}: {error}"
+    return Refusal(job.scan, job.source, reason, "preprocessing")
+
+
+def write_scans(
+    scans: Sequence[ScanFile],
+    writer: StoreWriter,
+    *,
+    policy: Policy,
+    workers: int | None,
+    scheduler: str | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[Refusal]:
+    """Write the scans that are good enough, and return the others.
+
+    What stops the preparation is collected first, so that all such scans can be named at once.
+    Scans that an interrupted run has written or left out are not read again, except those that
+    could not be read: a disk may have been away.
+    """
+    known = writer.done.union(refusal.scan for refusal in writer.refused)
+    waiting = [scan for scan in scans if scan.scan not in known]
+    refused = list(writer.refused)
+    n_stopping = sum(stops(refusal, policy) for refusal in refused)
+    outcomes = work(
+        partial(work_on, atlas=writer.atlas, preprocessing=writer.preprocessing),
+        map(ScanJob.of, waiting),
+        workers=workers,
+        scheduler=scheduler,
+        # A scan may have been what has interrupted it: this process keeps out of its way.
+        patience=0 if writer.continued else PATIENCE,
+    )
+    with contextlib.closing(outcomes):
+        for n_done, scan in enumerate(waiting, start=len(scans) - len(waiting)):
+            if progress is not None:
+                progress(n_done, len(scans))
+            refusal = _take(scan, next(outcomes), writer)
+            if refusal is not None:
+                refused.append(refusal)
+                n_stopping += stops(refusal, policy)
+                if n_stopping == n_done + 1 == TOLD:
+                    return refused
+    if progress is not None:
+        progress(len(scans), len(scans))
+    return refused
+
+
+def _take(scan: ScanFile, outcome: ScanOutcome | Lost, writer: StoreWriter) -> Refusal | None:
+    """Write a scan, or note why not."""
+    if isinstance(outcome, Lost):
+        reason = f"scan {scan.scan!r} of {scan.source}: {outcome.reason}"
+        return Refusal(scan.scan, scan.source, reason, "unreadable")
+    result, quality = outcome.result, _quality_row(scan, outcome.quality)
+    if isinstance(result, Good):
+        original = writer.raw_digests.get(result.raw_digest)
+        if original is None:
+            recording = _record(scan, result, writer)
+            writer.add(recording, result.valid, raw_digest=result.raw_digest, quality=quality)
+            return None
+        reason = f"identical to the series of scan {original!r}, which is kept."
+        result = Refusal(scan.scan, scan.source, reason, "identical")
+    if result.category != "unreadable":
+        writer.refuse(result, quality)
+    return result
+
+
+def _record(scan: ScanFile, good: Good, writer: StoreWriter) -> Recording:
+    """Join a series with what is known of its scan."""
+    return Recording(
+        series=good.samples.T,
+        t_r=ScanJob.of(scan).t_r,
+        atlas=writer.atlas,
+        scan=scan.scan,
+        subject=scan.subject,
+        session=scan.session,
+        site=scan.site,
+        motion=scan.motion,
+        phenotypes=scan.phenotypes,
+        source=scan.source,
+    )
+
+
+def _quality_row(scan: ScanFile, quality: ScanQuality) -> dict[str, Any]:
+    """Join what was measured with what is known of a scan."""
+    return {
+        "subject": scan.subject,
+        "session": scan.session,
+        "site": scan.site,
+        "motion": scan.motion,
+        "share_scrubbed": _share_scrubbed(scan),
+        **quality.to_dict(),
+    }
+
+
+def _share_scrubbed(scan: ScanFile) -> float:
+    """Return the share of volumes that its reader or its source took out, NaN if unknown."""
+    share = scan.phenotypes.get("share_scrubbed")
+    return float(share) if isinstance(share, int | float) else float("nan")
+
+
+def unmeasured(
+    refused: Iterable[Refusal], found: Iterable[ScanFile], measured: Iterable[Refusal]
+) -> Iterator[dict[str, Any]]:
+    """Make rows of the table of quality for scans that were never read."""
+    missing = {refusal.scan: refusal for refusal in refused}
+    for refusal in measured:
+        missing.pop(refusal.scan, None)
+    for scan in found:
+        if scan.scan in missing:
+            nothing = ScanQuality() if scan.t_r is None else ScanQuality(t_r=scan.t_r)
+            yield {**vars(missing[scan.scan]), **_quality_row(scan, nothing)}
 
 
 @dataclass(frozen=True)

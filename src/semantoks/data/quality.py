@@ -1,21 +1,25 @@
-"""How good a scan is, in numbers that make an outlier visible at a glance."""
+"""Quality of a scan: motion, temporal signal-to-noise ratio, coverage, and the quality table."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import signal
 from scipy.spatial.distance import pdist
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessed, cut_nan_tail, find_bad_rois
+from semantoks.data.signal import Preprocessed, QualityError, cut_nan_tail, find_bad_rois
+from semantoks.errors import InputError
 
 BAND: Final = (0.01, 0.1)
 """The band in Hz that resting-state fluctuations are looked for in."""
@@ -191,3 +195,158 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Return Pearson's r."""
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+Worse = Literal["high", "low", "both"]
+
+
+class Measure(NamedTuple):
+    """A column of the quality table that scans are compared by."""
+
+    column: str
+    title: str
+    worse: Worse
+    least: float
+
+
+MEASURES: Final = (
+    Measure("seconds", "length (s)", "low", 10),
+    Measure("motion", "mean framewise displacement (mm)", "high", 0.02),
+    Measure("share_scrubbed", "share of volumes scrubbed", "high", 0.02),
+    Measure("coverage", "share of ROIs with signal", "low", 0.005),
+    Measure("tsnr", "temporal signal to noise", "low", 1),
+    Measure("deviation", "standard deviation (file's unit)", "both", 1e-09),
+    Measure("in_band", "share of variance at 0.01-0.1 Hz", "low", 0.02),
+    Measure("spikes", "share of volumes that jump", "high", 0.005),
+    Measure("largest_step", "largest jump (times the usual)", "high", 0.2),
+    Measure("global_share", "share of the global signal", "high", 0.02),
+    Measure("distance_correlation", "connectivity with log distance (r)", "high", 0.02),
+    Measure("network_contrast", "within minus between networks (z)", "low", 0.02),
+)
+"""What scans are compared by, in the order of the page."""
+
+THRESHOLD: Final = 4.0
+"""Robust deviations from the median from which on a scan stands out."""
+_ENOUGH: Final = 10
+"""A site with fewer scans is compared with the whole cohort."""
+
+
+def outliers(table: pd.DataFrame, *, threshold: float = THRESHOLD) -> pd.DataFrame:
+    """Find scans that stand out from the others of their site, in the suspicious direction.
+
+    The distance is from the median, in robust standard deviations (1.4826 times the median
+    absolute deviation), because a mean would be drawn to what it is to find.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"scan": list("abcdef"), "motion": [0.1, 0.12, 0.11, 0.1, 0.13, 2]})
+    >>> outliers(table)[["scan", "measure"]].to_numpy().tolist()
+    [['f', 'motion']]
+    """
+    if "scan" not in table.columns:
+        raise InputError("the table of quality has no column scan.")
+    groups = _groups(table)
+    parts = []
+    for measure in MEASURES:
+        if measure.column not in table.columns:
+            continue
+        values = table[measure.column].to_numpy(dtype=np.float64)
+        median, distance = _distances(values, groups, measure)
+        found = np.flatnonzero(distance >= threshold)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "scan": table["scan"].to_numpy()[found],
+                    "measure": measure.column,
+                    "value": values[found],
+                    "median": median[found],
+                    "distance": distance[found],
+                }
+            )
+        )
+    if not parts:
+        return pd.DataFrame(columns=["scan", "measure", "value", "median", "distance"])
+    joined = pd.concat(parts, ignore_index=True)
+    return joined.sort_values("distance", ascending=False, ignore_index=True, kind="stable")
+
+
+def _groups(table: pd.DataFrame) -> list[NDArray[np.intp]]:
+    """Return the rows of every site that is large enough, and those of the whole cohort last."""
+    everyone = np.arange(len(table))
+    if "site" not in table.columns:
+        return [everyone]
+    sites = table["site"].fillna("").astype(str).to_numpy()
+    names, counts = np.unique(sites, return_counts=True)
+    large = [
+        np.flatnonzero(sites == name)
+        for name, count in zip(names, counts, strict=True)
+        if name and count >= _ENOUGH
+    ]
+    return [*large, everyone]
+
+
+def _distances(
+    values: NDArray[np.float64], groups: list[NDArray[np.intp]], measure: Measure
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the median that each scan is held against, and its signed robust distance."""
+    median = np.full(len(values), np.nan)
+    distance = np.full(len(values), np.nan)
+    placed = np.zeros(len(values), dtype=bool)
+    for rows in groups:
+        mine = values[rows]
+        known = mine[np.isfinite(mine)]
+        if len(known) >= 3:
+            middle = float(np.median(known))
+            spread = max(1.4826 * float(np.median(np.abs(known - middle))), measure.least)
+            away = (mine - middle) / spread
+            signed = {"high": away, "low": -away, "both": np.abs(away)}[measure.worse]
+            new = ~placed[rows]
+            median[rows[new]], distance[rows[new]] = middle, signed[new]
+        placed[rows] = True
+    return median, np.where(np.isfinite(distance), distance, -np.inf)
+
+
+def mask_sparse_networks(
+    ready: Preprocessed, atlas: Atlas, min_network_coverage: float
+) -> Preprocessed:
+    """Take out of a scan, as a whole, the networks of which too few ROIs carry signal.
+
+    Examples
+    --------
+    >>> atlas = Atlas.from_networks({"Vis": 2, "Default": 4})
+    >>> missing = np.array([False, False, True, True, True, False])
+    >>> ready = Preprocessed(np.ones((6, 3), np.float32), 2.0, np.zeros(6, bool), missing)
+    >>> mask_sparse_networks(ready, atlas, 0.5).valid.tolist()
+    [True, True, False, False, False, False]
+    """
+    sparse = np.zeros(len(atlas), dtype=bool)
+    for rois in atlas.network_indices:
+        sparse[rois] = ready.valid[rois].mean() < min_network_coverage
+    if not (sparse & ready.valid).any():
+        return ready
+    if not (ready.valid & ~sparse).any():
+        raise QualityError(
+            f"no network has {min_network_coverage:.0%} of its ROIs with signal.", "coverage"
+        )
+    series = np.where(sparse[:, None], np.float32(0), ready.series)
+    return dataclasses.replace(ready, series=series, missing=ready.missing | (sparse & ~ready.flat))
+
+
+def write_coverage(
+    file: Path, rows: Iterable[Mapping[str, Any]], atlas: Atlas, min_network_coverage: float
+) -> None:
+    """Write which share of every network carries signal, a line a scan."""
+    sizes = dict(zip(atlas.network_names, atlas.network_sizes, strict=True))
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["scan", "category", "masked", *sizes])
+        for row in rows:
+            shares: dict[str, float] = {}
+            if row.get("n_volumes"):
+                bad = read_bad_networks(str(row.get("bad_networks") or ""))
+                shares = {name: 1 - bad.get(name, 0) / size for name, size in sizes.items()}
+            masked = [
+                name for name, share in shares.items() if share < (min_network_coverage or 1e-9)
+            ]
+            cells = [f"{shares[name]:.4g}" if shares else "" for name in sizes]
+            writer.writerow([row["scan"], row.get("category") or "", ";".join(masked), *cells])

@@ -1,20 +1,21 @@
-"""One scan: its series, and who, where and how it was measured."""
+"""Recordings, scan files before they are read, options of reading, and refused scans."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,149 @@ class Recording:
     def duration(self) -> float:
         """Length of the scan in seconds."""
         return float(self.series.shape[1] * self.t_r)
+
+
+Denoise = Literal["auto", "none", "motion", "simple", "scrubbing", "compcor"]
+"""Which confounds are regressed out: see `ReaderOptions`."""
+GlobalSignal = Literal["kept", "removed"]
+NonSteady = Literal["dropped", "kept"]
+Filtered = Literal["here", "before"]
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """What readers of images have to be told; readers of extracted series need none of it.
+
+    Examples
+    --------
+    >>> ReaderOptions(task="task-rest").task
+    'rest'
+    """
+
+    atlas_image: Path | None = None
+    atlas_space: str | None = None
+    denoise: Denoise = "auto"
+    global_signal: GlobalSignal = "kept"
+    n_compcor: int = 5
+    fd_threshold: float = 0.5
+    std_dvars_threshold: float = 1.5
+    max_scrubbed: float = 0.5
+    non_steady: NonSteady = "dropped"
+    min_roi_coverage: float = 0.5
+    band: tuple[float | None, float | None] = (None, None)
+    filtered: Filtered = "here"
+    task: str | None = None
+    run: str | None = None
+    space: str | None = None
+    res: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("denoise", get_args(Denoise)),
+            ("global_signal", get_args(GlobalSignal)),
+            ("non_steady", get_args(NonSteady)),
+            ("filtered", get_args(Filtered)),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigurationError(
+                    f"{name} is {value!r}; it is one of {', '.join(known)}."
+                    + nearest(str(value), known)
+                )
+        for name in ("fd_threshold", "std_dvars_threshold", "n_compcor"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive.")
+        for name in ("max_scrubbed", "min_roi_coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}; it is a share between 0 and 1."
+                )
+        for name in ("task", "run", "space", "res"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.removeprefix(f"{name}-"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was changed from the defaults, as plain values for JSON.
+
+        Examples
+        --------
+        >>> ReaderOptions(denoise="none").to_dict()
+        {'denoise': 'none'}
+        """
+        plain = ReaderOptions()
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if value != getattr(plain, name)
+        }
+
+
+Policy = Literal["default", "strict", "keep-going"]
+"""Whether to leave out what is not good enough, nothing, or all that cannot be used."""
+
+QUALITY: Final = ("short", "coverage", "nan", "flat", "identical")
+"""Categories for which a scan is left out and the others are kept."""
+
+TOLD: Final = 10
+"""How many scans a message explains. If that many fail from the first on, so will the others."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A scan that was left out."""
+
+    scan: str
+    source: str
+    reason: str
+    category: str
+
+
+def stops(refusal: Refusal, policy: Policy) -> bool:
+    """Say whether a refusal stops the preparation although other scans may be good."""
+    return policy != "keep-going" and refusal.category not in QUALITY
+
+
+def check_refused(
+    refused: Sequence[Refusal], policy: Policy, *, n_found: int, n_written: int
+) -> None:
+    """Stop if nothing is left, or if anything was refused that may not be left out."""
+    stopping = [refusal for refusal in refused if stops(refusal, policy)]
+    if len(stopping) == 1:
+        (refusal,) = stopping
+        raise InputError(
+            f"{refusal.reason} (To leave such scans out: policy 'keep-going', --keep-going.)"
+        )
+    if stopping:
+        every = n_written == 0 and len(stopping) == TOLD < n_found
+        seen = f"each of the first {TOLD}" if every else f"{len(stopping)}"
+        raise InputError(
+            f"{seen} of {n_found} scan(s) cannot be used: {_list(stopping, TOLD)}. Mend all of "
+            "them, or leave them out (policy 'keep-going', --keep-going). Nothing was written."
+        )
+    if not refused or (n_written and policy != "strict"):
+        return
+    counts = Counter(refusal.category for refusal in refused)
+    told = ", ".join(f"{number} {category}" for category, number in counts.most_common())
+    if not n_written:
+        raise InputError(
+            f"none of the {n_found} scan(s) can be used ({told}): {_list(refused, 5)}. Check "
+            "atlas, repetition time and preprocessing."
+        )
+    raise InputError(
+        f"{len(refused)} of {n_found} scan(s) are refused ({told}), and the policy is strict: "
+        f"{_list(refused, 20)}. Remove these scans, change the thresholds of the preprocessing, "
+        "or use the default policy, which leaves them out."
+    )
+
+
+def _list(refused: Sequence[Refusal], most: int) -> str:
+    """Return scans with their reasons for a message."""
+    listed = "; ".join(f"{x.scan!r}: {x.reason.rstrip('.')}" for x in refused[:most])
+    return listed + (f"; and {len(refused) - most} more" if len(refused) > most else "")
+
+
+def name_scans(scans: Sequence[ScanFile]) -> str:
+    """Return the first few scans for a message."""
+    return ", ".join(repr(scan.scan) for scan in scans[:5]) + (", ..." if len(scans) > 5 else "")

@@ -3,44 +3,451 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.preprocessing import Preprocessing
-from semantoks.data.recording import Recording
-from semantoks.data.refusals import Refusal
-from semantoks.data.store import Store
-from semantoks.data.store_journal import (
-    JOURNAL_VERSION,
-    Journal,
-    digest_of,
-    line_of,
-    line_of_refusal,
-    line_of_scan,
-    valid_of,
-)
-from semantoks.data.store_layout import (
+from semantoks.data.quality import write_coverage
+from semantoks.data.recording import Recording, Refusal
+from semantoks.data.signal import Preprocessing
+from semantoks.data.store import (
+    COVERAGE,
+    FORMAT,
     FORMAT_VERSION,
+    QUALITY,
     Files,
+    Store,
     lock_file,
     partial_folder,
+    read_description,
     series_header,
 )
-from semantoks.data.store_lock import hold
-from semantoks.data.store_table import Refused, check_fits, row_of
-from semantoks.data.store_tables import describe_store, write_tables
-from semantoks.data.work import WorkInterruptedError
+from semantoks.data.workers import WorkInterruptedError
 from semantoks.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+COLUMNS: Final = (
+    *("scan", "subject", "session", "site", "t_r", "length", "offset", "motion", "coverage"),
+    "source",
+)
+"""Columns that the table of scans of every store begins with; phenotypes follow."""
+
+
+class Refused(Protocol):
+    """What a store keeps of a scan that was left out."""
+
+    @property
+    def scan(self) -> str:
+        """Identity of the scan."""
+
+    @property
+    def source(self) -> str:
+        """File that the scan comes from."""
+
+    @property
+    def category(self) -> str:
+        """Which check failed."""
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in a sentence."""
+
+
+def check_fits(
+    recording: Recording, valid: NDArray[np.bool_], atlas: Atlas, done: Collection[str]
+) -> None:
+    """Refuse a scan that does not fit a store."""
+    scan = recording.scan
+    if scan in done:
+        raise InputError(f"scan {scan!r} is in the store already; identities must be unique.")
+    if not recording.subject:
+        raise InputError(
+            f"scan {scan!r} has no subject. Say whose scan it is (in the table of scans, for "
+            "instance): without it, scans of one person could be split between training and test."
+        )
+    if recording.atlas != atlas:
+        raise InputError(
+            f"scan {scan!r} has atlas {recording.atlas!r}, but the store has {atlas!r}."
+        )
+    if valid.shape != (len(atlas),) or valid.dtype != np.bool_:
+        raise InputError(
+            f"scan {scan!r} needs one boolean a ROI, ({len(atlas)},), that says which are valid; "
+            f"got {valid.dtype} of shape {valid.shape}."
+        )
+    taken = sorted(set(COLUMNS) & set(recording.phenotypes))
+    if taken:
+        raise InputError(
+            f"scan {scan!r} has phenotypes that are named like columns of the store: "
+            f"{', '.join(taken)}. Rename them in the table of scans."
+        )
+
+
+def row_of(recording: Recording, offset: int, coverage: float) -> dict[str, Any]:
+    """Say of a scan what the table keeps."""
+    row: dict[str, Any] = {
+        "scan": recording.scan,
+        "subject": recording.subject,
+        "session": recording.session,
+        "site": recording.site,
+        "t_r": float(recording.t_r),
+        "length": recording.series.shape[1],
+        "offset": offset,
+        "motion": plain(recording.motion),
+        "coverage": coverage,
+        "source": recording.source,
+    }
+    return row | {str(name): plain(value) for name, value in recording.phenotypes.items()}
+
+
+def plain(value: Any) -> str | int | float | bool | None:
+    """Turn a value into one that JSON can hold.
+
+    Examples
+    --------
+    >>> plain(np.float32(0.5)), plain(float("nan")), plain(Path("a"))
+    (0.5, None, 'a')
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int) and abs(value) < 2**63:
+        return value
+    text = str(value)
+    return None if text in {"<NA>", "NaT"} else text
+
+
+def index_of(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.int64]:
+    """Collect where scans lie in the series, and whose they are."""
+    codes: dict[str, int] = {}
+    places = [
+        (row["offset"], row["length"], codes.setdefault(row["subject"], len(codes))) for row in rows
+    ]
+    return np.array(places, dtype=np.int64)
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], first: Iterable[str] = COLUMNS) -> pd.DataFrame:
+    """Make a table, of which no more than the cells is ever in memory."""
+    import pandas as pd
+
+    cells: dict[str, list[Any]] = {name: [] for name in first}
+    n_rows = 0
+    for row in rows:
+        for name, value in row.items():
+            column = cells.setdefault(name, [])
+            column.extend([None] * (n_rows - len(column)))
+            # What many scans have in common is kept once.
+            column.append(sys.intern(value) if type(value) is str else value)
+        n_rows += 1
+    columns = {}
+    for name, values in cells.items():
+        values.extend([None] * (n_rows - len(values)))
+        kinds = {"number" if type(v) in (int, float) else type(v) for v in values if v is not None}
+        if not kinds:
+            columns[name] = pd.Series([np.nan] * len(values))
+        elif len(kinds) > 1:
+            columns[name] = pd.Series([None if v is None else str(v) for v in values], dtype="str")
+        else:
+            columns[name] = pd.Series(values)
+    return pd.DataFrame(columns)
+
+
+def write_refused(file: Path, refused: Iterable[Refused]) -> None:
+    """Write which scans were left out, and why."""
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["scan", "source", "category", "reason"])
+        writer.writerows([r.scan, r.source, r.category, r.reason] for r in refused)
+
+
+# Where the system has ``flock`` (Linux, macOS), the lock goes with the process that holds it,
+# however it ends. Elsewhere, and on file systems that know no locks, the file itself is the lock: a
+# process that is killed leaves it behind, and the message says to remove it.
+
+if sys.platform != "win32":
+    import fcntl
+
+_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems without locks answer."""
+
+
+@contextlib.contextmanager
+def hold(file: Path) -> Iterator[None]:
+    """Hold a lock while the block runs.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with hold(Path(folder) / "lock"), hold(Path(folder) / "lock"):
+    ...         pass
+    Traceback (most recent call last):
+    semantoks.errors.InputError: another prepare is writing here (it holds ...
+    """
+    descriptor = None if sys.platform == "win32" else _lock(file)
+    if descriptor is None:
+        file = file.with_suffix(".held")
+        _make_exclusively(file)
+    try:
+        yield
+    finally:
+        # Removed while it is held: whoever opened it meanwhile sees that it is gone.
+        file.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(file: Path) -> int | None:
+    """Lock a file and return its descriptor, None if the file system knows no locks."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(descriptor)
+            if file.exists() and os.path.samestat(held, file.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(_explain(file)) from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _UNSUPPORTED:
+                raise
+            file.unlink(missing_ok=True)  # it locks nothing here, whoever made it
+            return None
+        # The last holder removed the file between opening and locking it.
+        os.close(descriptor)
+
+
+def _make_exclusively(file: Path) -> None:
+    """Make the file, which must not be there."""
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError as error:
+        hint = f" If none is running, one was killed: remove {file}."
+        raise InputError(_explain(file) + hint) from error
+
+
+def _explain(file: Path) -> str:
+    """Say who is in the way."""
+    return (
+        f"another prepare is writing here (it holds {file}). Wait until it is done, or give "
+        "another place with --out."
+    )
+
+
+JOURNAL_VERSION: Final = 2
+"""Raised when lines change their meaning; what was begun with another version is started over."""
+
+
+def line_of_scan(
+    row: Mapping[str, Any],
+    valid: NDArray[np.bool_],
+    content: bytes,
+    raw_digest: str,
+    quality: Mapping[str, Any] | None,
+) -> bytes:
+    """Say of a scan that it is written."""
+    entry = {
+        "row": row,
+        "valid": np.packbits(valid).tobytes().hex(),
+        "digest": digest_of(content, valid),
+        "raw": raw_digest,
+        "quality": _plain_row(quality),
+    }
+    return line_of(entry)
+
+
+def line_of_refusal(refusal: Refusal, quality: Mapping[str, Any] | None) -> bytes:
+    """Say of a scan that it is left out."""
+    return line_of({"refused": vars(refusal), "quality": _plain_row(quality)})
+
+
+def line_of(entry: Mapping[str, Any]) -> bytes:
+    """Write an entry as a line."""
+    return json.dumps(entry).encode() + b"\n"
+
+
+def valid_of(entry: Mapping[str, Any], n_rois: int) -> NDArray[np.bool_]:
+    """Read which ROIs of a scan carry signal."""
+    packed = np.frombuffer(bytes.fromhex(entry["valid"]), dtype=np.uint8)
+    return np.unpackbits(packed, count=n_rois).astype(np.bool_)
+
+
+def digest_of(samples: bytes, valid: NDArray[np.bool_]) -> str:
+    """Condense the values of a scan."""
+    return hashlib.sha256(samples + np.packbits(valid).tobytes()).hexdigest()
+
+
+class Journal:
+    """The lines of a store that is being written; they are read anew each time, and not kept."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def lines(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Read all lines up to where the journal was cut short."""
+        with self.file.open("rb") as stream:
+            for line in stream:
+                entry = _parse(line)
+                if entry is None:
+                    return
+                yield entry, len(line)
+
+    def written(self) -> Iterator[dict[str, Any]]:
+        """Read what is said of the scans that are written."""
+        return (entry for entry, _ in self.lines() if "row" in entry)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Read the rows of the table of scans."""
+        return (entry["row"] for entry in self.written())
+
+    def valid(self, n_scans: int, n_rois: int) -> NDArray[np.bool_]:
+        """Read which ROIs carry signal."""
+        valid = np.empty((n_scans, n_rois), dtype=np.bool_)
+        for scan, entry in zip(valid, self.written(), strict=True):
+            scan[:] = valid_of(entry, n_rois)
+        return valid
+
+    def identities(self) -> list[tuple[str, str, str]]:
+        """Read what makes a store this one: scan, subject and digest of every scan."""
+        return [
+            (entry["row"]["scan"], entry["row"]["subject"], entry["digest"])
+            for entry in self.written()
+        ]
+
+    def quality(self) -> Iterator[dict[str, Any]]:
+        """Read the rows of the table of quality."""
+        for entry, _ in self.lines():
+            if entry.get("quality") is not None:
+                about = entry.get("refused") or entry["row"] | {"category": "", "reason": ""}
+                named = {name: about[name] for name in ("scan", "source", "category", "reason")}
+                yield named | entry["quality"]
+
+
+def _plain_row(quality: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Turn measures into what JSON can hold."""
+    return None if quality is None else {name: plain(value) for name, value in quality.items()}
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Read a line; None if it was cut short."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+_QUALITY_COLUMNS: Final = (
+    *("scan", "subject", "session", "site", "category", "reason", "motion"),
+    *("share_scrubbed", "t_r"),
+)
+"""Columns that the table of quality begins with; what was measured follows."""
+
+
+def write_tables(
+    folder: Path,
+    journal: Journal,
+    atlas: Atlas,
+    preprocessing: Preprocessing,
+    *,
+    n_scans: int,
+    refused: Iterable[Refused],
+    quality: Iterable[Mapping[str, Any]],
+) -> list[Path]:
+    """Write everything beside the series and the description."""
+    files = Files.of(folder)
+    np.save(files.valid, journal.valid(n_scans, len(atlas)))
+    np.save(files.positions, index_of(journal.rows()))
+    table_of(journal.rows()).to_parquet(files.scans, index=False)
+    write_refused(files.refused, refused)
+    rows = [*journal.quality(), *map(dict, quality)]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: str(row["scan"]))
+    table_of(rows, first=_QUALITY_COLUMNS).to_parquet(folder / QUALITY, index=False)
+    write_coverage(folder / COVERAGE, rows, atlas, preprocessing.min_network_coverage)
+    return [folder / QUALITY, folder / COVERAGE]
+
+
+def describe_store(
+    journal: Journal,
+    atlas: Atlas,
+    preprocessing: Preprocessing,
+    *,
+    request: Mapping[str, Any],
+    n_samples: int,
+    n_unnamed_subjects: int,
+) -> dict[str, Any]:
+    """Say what a store is."""
+    content = journal.identities()
+    identity = [atlas.fingerprint, preprocessing.to_dict(), content]
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "semantoks": metadata.version("semantoks"),
+        "fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+        "counts": {
+            "scans": len(content),
+            "subjects": len({subject for _, subject, _ in content}),
+            "unnamed_subjects": n_unnamed_subjects,
+            "samples": n_samples,
+            "rois": len(atlas),
+        },
+        "preprocessing": preprocessing.to_dict(),
+        "request": dict(request),
+        "atlas": atlas.to_dict(),
+    }
+
+
+class OtherStoreError(InputError):
+    """A store is there, but other files or arguments were given when it was written."""
+
+
+def find_equal_store(
+    path: Path, atlas: Atlas, preprocessing: Preprocessing, request: Mapping[str, Any]
+) -> Store | None:
+    """Open the store at a place if it is what is asked for."""
+    if not path.exists():
+        return None
+    try:
+        store, written = Store.open(path), read_description(path).get("request")
+    except InputError as error:
+        raise OtherStoreError(str(error)) from error
+    asked = json.loads(json.dumps(dict(request)))
+    if (store.atlas, store.preprocessing, written) != (atlas, preprocessing, asked):
+        raise OtherStoreError(
+            f"{path} was written from other files or with other arguments. Give another place, or "
+            "remove it if it is not needed."
+        )
+    return store
+
+
+def read_refusals(store: Store) -> tuple[Refusal, ...]:
+    """Return the scans that were left out of a store."""
+    table = store.refused[["scan", "source", "reason", "category"]]
+    return tuple(Refusal(*map(str, row)) for row in table.itertuples(index=False))
 
 
 class StoreWriter:

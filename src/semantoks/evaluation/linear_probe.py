@@ -4,36 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from semantoks.errors import InputError
-from semantoks.evaluation.linear import FoldPrediction
-from semantoks.evaluation.probe_data import ProbeData, TrainedProbes
-from semantoks.evaluation.probe_settings import (
-    EPOCHS,
-    PAPER,
-    RATES,
-    ProbeSettings,
-    check_settings,
-)
-from semantoks.evaluation.probe_training import train_probes
-from semantoks.evaluation.scan_estimator import ScanEstimator
-from semantoks.evaluation.splits import ChoiceSplit, Kind, Split
-from semantoks.evaluation.target_coding import (
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.estimator import (
     ClassWeight,
+    ScanEstimator,
     TargetCoding,
     best_of,
     check_choices,
     check_known,
     encode_labels,
 )
-from semantoks.evaluation.window_features import WindowFeatures
-from semantoks.evaluation.window_places import windows_of_scans
+from semantoks.evaluation.linear import FoldPrediction
+from semantoks.evaluation.probe_training import ProbeData, TrainedProbes, train_probes
+from semantoks.evaluation.splits import ChoiceSplit, Kind, Split
+from semantoks.evaluation.windows import WindowFeatures, windows_of_scans
+
+RATES: Final = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+"""Learning rates that the validation part chooses among."""
+EPOCHS: Final = 50
+"""How often every window is seen."""
+
+
+class ProbeSettings(NamedTuple):
+    """How probes are trained."""
+
+    rates: Sequence[float] = RATES
+    epochs: int = EPOCHS
+    class_weight: ClassWeight = "none"
+    seed: int = 0
+
+
+PAPER: Final = ProbeSettings()
+"""The paper's protocol."""
+
+
+def check_settings(settings: ProbeSettings) -> None:
+    """Refuse settings that cannot be trained with."""
+    if not len(settings.rates) or not all(0 < rate < np.inf for rate in settings.rates):
+        raise ConfigurationError(f"rates must be positive, at least one; came {settings.rates!r}.")
+    if settings.epochs < 1:
+        raise ConfigurationError(f"epochs is {settings.epochs}; it must be at least 1.")
+    if settings.class_weight not in get_args(ClassWeight):
+        raise ConfigurationError(
+            f"class_weight is 'none' or 'balanced', not {settings.class_weight!r}."
+        )
+    if not 0 <= settings.seed < 2**31:
+        raise ConfigurationError(f"seed is {settings.seed}; it must be from 0 to 2³¹ - 1.")
 
 
 @dataclass(frozen=True, eq=False)

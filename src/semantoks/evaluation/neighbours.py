@@ -14,12 +14,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.feature_checks import check_arrays, check_new
+from semantoks.evaluation.estimator import (
+    ScanEstimator,
+    check_arrays,
+    check_known,
+    check_new,
+    encode_labels,
+)
 from semantoks.evaluation.linear import FoldPrediction, learning_from_both
 from semantoks.evaluation.metrics import balanced_accuracy, mae
-from semantoks.evaluation.scan_estimator import ScanEstimator
-from semantoks.evaluation.splits import Kind, Split, check_split
-from semantoks.evaluation.target_coding import check_known, encode_labels
+from semantoks.evaluation.splits import Kind, Split
+from semantoks.evaluation.splitters import check_split
 
 NUMBERS: Final = (1, 3, 5, 9, 15, 25, 41)
 """Numbers of neighbours to choose from."""

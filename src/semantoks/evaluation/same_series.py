@@ -12,7 +12,7 @@ from scipy import fft
 
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.split_parts import subjects_of
+from semantoks.evaluation.splits import subjects_of
 
 ALIKE: Final = 0.9
 """Correlation from which two series count as the same recording.

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.store import Store
-from semantoks.data.work import Lost, WorkInterruptedError, check_workers, work
+from semantoks.data.workers import Lost, WorkInterruptedError, check_workers, work
 from semantoks.errors import InputError
-from semantoks.evaluation.fresh import fresh_weights
 from semantoks.evaluation.readout import (
     FeatureKind,
     SmallerAtlas,
@@ -33,8 +32,8 @@ from semantoks.evaluation.readout import (
     window_length,
 )
 from semantoks.files import replacing
-from semantoks.model.checkpoint import load_model
-from semantoks.model.encoder import SemantoksEncoder
+from semantoks.model.encoder import SemantoksEncoder, fresh_weights
+from semantoks.model.folder import load_model
 from semantoks.training.plan import choose_device
 from semantoks.training.precision import Precision
 

@@ -3,33 +3,174 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import StandardScaler
 
-from semantoks.data.store_table import COLUMNS
+from semantoks.data.store import Store
+from semantoks.data.store_writer import COLUMNS
 from semantoks.errors import InputError, nearest
-from semantoks.evaluation.embedding_file import Embeddings
-from semantoks.interpretation.commands import embed_command, pretrain_command, probe_command
-from semantoks.interpretation.contents import RunContents, known_text
-from semantoks.interpretation.figures import (
-    draw_map,
-    draw_scores,
-    draw_similarity,
-    is_continuous,
-    render,
-)
+from semantoks.evaluation.embedding import Embeddings
+from semantoks.interpretation.figures.canvas import render
+from semantoks.interpretation.figures.panels import draw_map, draw_similarity, is_continuous
+from semantoks.interpretation.figures.scores import draw_scores
 from semantoks.interpretation.page import Absent, Block, Picture, Section, Words
-from semantoks.interpretation.projection import project
-from semantoks.interpretation.scores import score_axes, score_table
-from semantoks.interpretation.similarity import token_similarity
+from semantoks.interpretation.run_folder import (
+    RunContents,
+    embed_command,
+    known_text,
+    pretrain_command,
+    probe_command,
+)
 from semantoks.interpretation.standing import (
     number,
+    score_axes,
+    score_table,
     summaries,
 )
-from semantoks.model.checkpoint import load_encoder
+from semantoks.model.encoder import SemantoksEncoder, network_mask
+from semantoks.model.folder import load_encoder
+
+FEW = 30
+"""Scans below which neighbourhoods say nothing, so that principal components are drawn."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where each scan stands on a map."""
+
+    points: Float[NDArray[np.float64], "scan 2"]
+    method: str
+
+
+def project(features: Float[NDArray[np.float64], "scan feature"], *, seed: int = 0) -> Projection:
+    """Lay scans out on two axes so that neighbours stay neighbours.
+
+    Features are standardized and reduced to at most 50 principal components; from 30 scans on,
+    t-SNE then starts at the first two of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> project(np.random.default_rng(0).normal(size=(12, 5))).method
+    'PCA'
+    """
+    n = len(features)
+    if n < 3:
+        raise InputError(f"a map needs the features of at least 3 scans, but there are {n}.")
+    if not np.isfinite(features).all():
+        raise InputError(
+            "the features hold NaN or infinite values, so no map of them can be drawn. "
+            "Make the embeddings anew with `semantoks embed`."
+        )
+    scaled = StandardScaler().fit_transform(features)
+    if not scaled.any():  # all scans have the same features: one point
+        return Projection(np.zeros((n, 2)), "PCA")
+    n_components = min(50, *scaled.shape)
+    components = PCA(n_components, svd_solver="full").fit_transform(scaled)
+    if n < FEW or n_components < 2:
+        points = np.zeros((n, 2))
+        points[:, : min(2, n_components)] = components[:, :2]
+        return Projection(points, "PCA")
+    tsne = TSNE(
+        init="pca",
+        perplexity=min(30.0, n / 4),
+        random_state=seed,
+        max_iter=750,
+        method="barnes_hut",
+    )
+    return Projection(tsne.fit_transform(components).astype(np.float64), "t-SNE")
+
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class TokenSimilarity:
+    """Mean cosine between the tokens of every two networks."""
+
+    matrix: Float[NDArray[np.float64], "network network"]
+    networks: tuple[str, ...]
+    n_scans: int
+
+    @property
+    def between(self) -> float:
+        """Mean cosine over all pairs of different networks; NaN if there is no such pair."""
+        pairs = self.matrix[~np.eye(len(self.networks), dtype=bool)]
+        known = pairs[np.isfinite(pairs)]
+        return float(known.mean()) if len(known) else float("nan")
+
+
+def token_similarity(
+    store: Store, encoder: SemantoksEncoder, n_scans: int = 64, seed: int = 0
+) -> TokenSimilarity:
+    """Compare the tokens of every two networks on one random window of some scans."""
+    if store.atlas != encoder.atlas:
+        raise InputError(
+            f"the store {store.path} is of {store.atlas!r}, but the model is of {encoder.atlas!r}. "
+            "Give the store of the atlas that the model was trained with."
+        )
+    long_enough = np.flatnonzero(store.lengths >= encoder.window)
+    if len(long_enough) == 0:
+        raise InputError(
+            f"no scan of the store {store.path} has the {encoder.window} samples that a window of "
+            "the model needs. Give the store that the model was trained on."
+        )
+    random = np.random.default_rng(seed)
+    scans = np.sort(random.choice(long_enough, min(n_scans, len(long_enough)), replace=False))
+    starts = random.integers(0, store.lengths[scans] - encoder.window + 1)
+    names = encoder.token_atlas.network_names
+    n = len(names)
+    sums, counts = np.zeros((n, n)), np.zeros((n, n))
+    for first in range(0, len(scans), _BATCH):
+        part = slice(first, first + _BATCH)
+        tokens = _tokens(store, encoder, scans[part], starts[part])
+        valid = encoder.network_valid(store.valid[scans[part]])
+        both = valid[:, :, None] & valid[:, None, :]
+        sums += np.where(both, _cosines(tokens), 0).sum(axis=0)
+        counts += both.sum(axis=0)
+    matrix = np.divide(sums, counts, out=np.full((n, n), np.nan), where=counts > 0)
+    return TokenSimilarity(matrix, names, len(scans))
+
+
+def _tokens(
+    store: Store, encoder: SemantoksEncoder, scans: NDArray[np.intp], starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the tokens (batch, network, patch, dim) of windows."""
+    device = next(encoder.parameters()).device
+    windows = torch.from_numpy(store.windows(scans, starts, encoder.window)).to(device)
+    mask = network_mask(encoder.network_valid(store.valid[scans]), encoder.window // encoder.patch)
+    with torch.inference_mode():
+        tokens = encoder(windows, None if mask is None else mask.to(device)).tokens
+    found: NDArray[np.float64] = tokens.double().cpu().numpy()
+    return found
+
+
+def _cosines(tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean cosine of the tokens of two networks, (batch, network, network)."""
+    patches = tokens.shape[2]
+    lengths = np.linalg.norm(tokens, axis=-1, keepdims=True)
+    unit = tokens / np.maximum(lengths, np.finfo(np.float64).tiny)
+    total = unit.sum(axis=2)
+    products = total @ total.transpose(0, 2, 1)
+    cosines: NDArray[np.float64] = products / patches**2
+    # A token says nothing about its likeness to itself: these pairs leave the diagonal.
+    own = np.arange(tokens.shape[1])
+    if patches > 1:
+        cosines[:, own, own] = (products[:, own, own] - patches) / (patches * (patches - 1))
+    else:
+        cosines[:, own, own] = 1.0
+    return cosines
+
 
 MOST_POINTS: Final = 3000
 """Scans on a map; more are drawn by lot, since t-SNE takes minutes and points hide one another."""

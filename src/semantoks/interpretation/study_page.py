@@ -11,15 +11,10 @@ import pandas as pd
 from semantoks.errors import InputError
 from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, METRIC_NAMES
 from semantoks.files import replacing
-from semantoks.interpretation.figures import (
-    ScalingAxis,
-    draw_scaling,
-    draw_scores,
-    render,
-)
+from semantoks.interpretation.figures.canvas import render
+from semantoks.interpretation.figures.scores import ScalingAxis, draw_scaling, draw_scores
 from semantoks.interpretation.page import Block, Picture, Section, Table, Words, render_page
-from semantoks.interpretation.scores import score_axes, score_table
-from semantoks.interpretation.standing import summaries, with_interval
+from semantoks.interpretation.standing import score_axes, score_table, summaries, with_interval
 
 UNTRAINED = "untrained"
 

@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape, read_branch
-from semantoks.model.layers import Block, patch_positions
+from semantoks.model.layers import (
+    REFERENCE_BRANCHES,
+    Block,
+    BranchShape,
+    patch_positions,
+    read_branch,
+)
 from semantoks.model.synchrony import Span, Synchrony, check_time_courses
 from semantoks.model.tokenizer import (
     Pooling,
@@ -351,3 +356,21 @@ def network_mask(
     if network_valid.all():
         return None
     return torch.from_numpy(~network_valid)[..., None].expand(-1, -1, patches).contiguous()
+
+
+def fresh_weights(encoder: SemantoksEncoder, seed: int = 0) -> SemantoksEncoder:
+    """Make an encoder of the same architecture with untrained weights.
+
+    Examples
+    --------
+    >>> from semantoks.data.atlas import Atlas
+    >>> encoder = SemantoksEncoder(Atlas.load("cc200"), dim=64, depth=1)
+    >>> first, again = fresh_weights(encoder, 1), fresh_weights(encoder, 1)
+    >>> bool((first.cls_token == again.cls_token).all()), first is encoder
+    (True, False)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = SemantoksEncoder(encoder.atlas, **encoder.arguments)
+    fresh.preprocessing = encoder.preprocessing
+    return fresh.eval()

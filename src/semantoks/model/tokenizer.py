@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError
-from semantoks.model.branches import REFERENCE_BRANCHES, BranchShape, branch_widths
-from semantoks.model.layers import mean_gelu
+from semantoks.model.layers import REFERENCE_BRANCHES, BranchShape, branch_widths, mean_gelu
 
 Spatial = Literal["networks", "maximal", "minimal"]
 """What a token stands for: a network, every ROI on its own, or the whole brain."""

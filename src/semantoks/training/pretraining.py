@@ -17,11 +17,18 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.training.batches import Batch
 from semantoks.training.config import Configuration, paper, same_run, to_yaml
 from semantoks.training.distributed import ALONE, Ranks, join
-from semantoks.training.events import Progress, check_tensorboard, ignore
+from semantoks.training.folder import (
+    Progress,
+    Record,
+    check_tensorboard,
+    graceful_stop,
+    ignore,
+    load_checkpoint,
+    read_json,
+    save_checkpoint,
+)
 from semantoks.training.learner import Learner
 from semantoks.training.precision import kept_memory
-from semantoks.training.record import Record
-from semantoks.training.run import graceful_stop, load_checkpoint, read_json, save_checkpoint
 
 if TYPE_CHECKING:
     from semantoks.data.store import Store

@@ -14,8 +14,8 @@ import pytest
 from nibabel import cifti2
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
+from semantoks.data.recording import ReaderOptions
 from semantoks.errors import InputError
 
 ATLAS = Atlas.from_table(

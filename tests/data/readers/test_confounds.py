@@ -13,17 +13,16 @@ from nilearn import signal
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 
 from semantoks.data.bids import parse_bids_name
-from semantoks.data.confounds import (
+from semantoks.data.denoising import (
     MOTION_COLUMNS,
     choose_regressors,
+    clean_series,
     find_confounds,
     measure_motion,
     read_confounds,
 )
-from semantoks.data.denoising import clean_series
-from semantoks.data.filtering import filter_series
-from semantoks.data.preprocessing import Preprocessing, QualityError, preprocess
-from semantoks.data.reader_options import Denoise, ReaderOptions
+from semantoks.data.recording import Denoise, ReaderOptions
+from semantoks.data.signal import Preprocessing, QualityError, filter_series, preprocess
 from semantoks.errors import InputError
 
 RIGID = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]

@@ -18,15 +18,14 @@ import pandas as pd
 import pytest
 from nilearn.maskers import NiftiLabelsMasker
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data import preparation
 from semantoks.data.atlas import Atlas
-from semantoks.data.completion import complete
-from semantoks.data.preprocessing import QualityError
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import find_scans
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ReaderOptions, ScanFile
+from semantoks.data.signal import QualityError
 from semantoks.data.store import Store
+from semantoks.data.tables import complete
 from semantoks.errors import ConfigurationError, InputError
 
 SPACE = "MNI152NLin6Asym"

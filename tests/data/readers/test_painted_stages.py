@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semantoks.cli import run
+from semantoks.cli.application import run
 from semantoks.data.store import Store
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "paint_stages.py"

@@ -15,7 +15,6 @@ from typing import Final, Literal, NamedTuple
 
 from semantoks.data import bids
 from semantoks.data.atlas import Atlas
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers import (
     arrays,
     cifti,
@@ -28,9 +27,9 @@ from semantoks.data.readers import (
     ukb,
     xcpd,
 )
-from semantoks.data.readers.unread_images import explain_unread
-from semantoks.data.recording import ScanFile
-from semantoks.data.store_layout import is_store
+from semantoks.data.readers.fmriprep import explain_unread
+from semantoks.data.recording import ReaderOptions, ScanFile
+from semantoks.data.store import is_store
 from semantoks.errors import ConfigurationError, InputError, nearest
 
 __all__ = ["FormatName", "Found", "ReaderOptions", "find_scans"]

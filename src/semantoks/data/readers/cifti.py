@@ -32,13 +32,11 @@ from semantoks.data.bids import (
     parse_bids_name,
     read_t_r,
 )
-from semantoks.data.confounds import find_confounds, list_confounds
-from semantoks.data.denoising import clean_series
+from semantoks.data.denoising import clean_series, find_confounds, list_confounds
 from semantoks.data.grayordinates import open_cifti, read_dense, read_parcels, t_r_of_cifti
-from semantoks.data.reader_options import ReaderOptions
 from semantoks.data.readers.fmriprep import Known, describe_confounds
-from semantoks.data.readers.xcpd_sidecars import list_beside, look_beside, put_back
-from semantoks.data.recording import ScanFile
+from semantoks.data.readers.xcpd import list_beside, look_beside, put_back
+from semantoks.data.recording import ReaderOptions, ScanFile
 from semantoks.errors import InputError
 
 Producer = Literal["hcp", "fmriprep", "clean", "unknown"]

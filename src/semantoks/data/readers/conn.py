@@ -17,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.label_groups import choose_groups
-from semantoks.data.labels import tell
-from semantoks.data.prior_filtering import PriorFilter, tell_filter
-from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.labels import choose_groups, tell
 from semantoks.data.readers.matlab import read_matlab
-from semantoks.data.recording import ScanFile
+from semantoks.data.recording import ReaderOptions, ScanFile
+from semantoks.data.signal import PriorFilter, tell_filter
 from semantoks.errors import InputError
 
 __all__ = ["find", "matches"]

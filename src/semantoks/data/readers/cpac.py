@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
 from semantoks.data.bids import parse_bids_name, read_t_r
-from semantoks.data.mask_values import labels_of_values
-from semantoks.data.prior_filtering import PriorFilter, tell_filter
-from semantoks.data.reader_options import ReaderOptions
-from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.recording import ScanFile
+from semantoks.data.labels import labels_of_values
+from semantoks.data.readers.arrays import read_text_table
+from semantoks.data.recording import ReaderOptions, ScanFile
+from semantoks.data.signal import PriorFilter, tell_filter
 from semantoks.errors import InputError
 
 __all__ = ["find", "matches"]

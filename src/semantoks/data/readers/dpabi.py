@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.label_groups import choose_groups
-from semantoks.data.mask_values import labels_of_values
-from semantoks.data.prior_filtering import PriorFilter, tell_filter
-from semantoks.data.reader_options import ReaderOptions
+from semantoks.data.labels import choose_groups, labels_of_values
+from semantoks.data.readers.arrays import read_text_table
 from semantoks.data.readers.matlab import read_matlab
-from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.recording import ScanFile, parse_entities
+from semantoks.data.recording import ReaderOptions, ScanFile, parse_entities
+from semantoks.data.signal import PriorFilter, tell_filter
 from semantoks.errors import InputError
 
 __all__ = ["find", "matches"]

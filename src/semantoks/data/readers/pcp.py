@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import BUILT_IN, Atlas
-from semantoks.data.prior_filtering import PriorFilter, tell_filter
-from semantoks.data.reader_options import ReaderOptions
-from semantoks.data.readers.text_table import read_text_table
-from semantoks.data.recording import ScanFile, parse_entities
-from semantoks.data.scan_table import clean_id, is_missing, read_cells
+from semantoks.data.readers.arrays import read_text_table
+from semantoks.data.recording import ReaderOptions, ScanFile, parse_entities
+from semantoks.data.signal import PriorFilter, tell_filter
+from semantoks.data.tables import clean_id, is_missing, read_cells
 from semantoks.errors import InputError
 
 _FILE: Final = re.compile(r"(?P<scan>.+)_rois_(?P<atlas>[^_]+)\.1D")

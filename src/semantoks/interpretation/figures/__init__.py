@@ -7,17 +7,23 @@ outside; `render` turns one into text that stands inside an html page.
 from __future__ import annotations
 
 from semantoks.interpretation.figures.canvas import render
-from semantoks.interpretation.figures.maps import draw_map, is_continuous
 from semantoks.interpretation.figures.panels import (
     Curve,
+    draw_bad_rois,
     draw_bars,
     draw_curves,
     draw_distributions,
+    draw_map,
+    draw_quality,
     draw_similarity,
+    is_continuous,
 )
-from semantoks.interpretation.figures.quality import draw_bad_rois, draw_quality
-from semantoks.interpretation.figures.scaling import ScalingAxis, draw_scaling
-from semantoks.interpretation.figures.scores import ScoreAxis, draw_scores
+from semantoks.interpretation.figures.scores import (
+    ScalingAxis,
+    ScoreAxis,
+    draw_scaling,
+    draw_scores,
+)
 
 __all__ = [
     "Curve",

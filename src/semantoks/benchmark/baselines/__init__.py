@@ -1,1 +1,0 @@
-"""Descriptions of a scan that need no pretraining, one file a method."""
