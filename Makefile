@@ -12,7 +12,7 @@ unexport OMP_NUM_THREADS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow benchmark format clean
+.PHONY: help demo test test-slow benchmark house format clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -34,6 +34,9 @@ test-slow: $(READY)  ## the longer proofs
 
 benchmark: $(READY)  ## measure everything that is said to be fast beside a plain path
 	$(BIN)/python benchmarks/all.py --json benchmark.json
+
+house: $(READY)  ## measure the source: lines, files, docstrings, and the files that a verb enters
+	$(BIN)/python benchmarks/house.py --flows
 
 format: $(READY)  ## put the code into the house's form
 	$(BIN)/ruff check --fix .
