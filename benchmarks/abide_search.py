@@ -48,7 +48,7 @@ from semantoks.evaluation.split_files import read_record, splits_record, splits_
 from semantoks.evaluation.splits import Split
 from semantoks.evaluation.splitters import RandomSubjectSplits
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder
+from semantoks.model.checkpoint import load_encoder
 from semantoks.training.config import configure, paper
 from semantoks.training.plan import make_model
 from semantoks.training.pretraining import pretrain

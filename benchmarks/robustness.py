@@ -40,7 +40,7 @@ from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.evaluation.readout import FeatureKind, Scans, encode_scans, scans_of
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_model
+from semantoks.model.checkpoint import load_model
 
 Features = NDArray[np.float32]
 

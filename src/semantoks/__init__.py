@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     )
     from semantoks.evaluation.windows import window_features, window_tokens
     from semantoks.interpretation.report import write_report
+    from semantoks.model.checkpoint import load_encoder, save_encoder
     from semantoks.model.encoder import Encoding, SemantoksEncoder
-    from semantoks.model.folder import load_encoder, save_encoder
     from semantoks.training.config import Configuration, configure, load_recipe, paper, tiny
     from semantoks.training.pretraining import Run, pretrain
 
@@ -105,7 +105,7 @@ _HOME: Final = {
     "semantoks.evaluation.windows": ("window_features", "window_tokens"),
     "semantoks.interpretation.report": ("write_report",),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),
-    "semantoks.model.folder": ("load_encoder", "save_encoder"),
+    "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
     "semantoks.training.config": ("Configuration", "configure", "load_recipe", "paper", "tiny"),
     "semantoks.training.pretraining": ("Run", "pretrain"),
 }

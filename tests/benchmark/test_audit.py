@@ -20,8 +20,8 @@ from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import Embeddings, write_embeddings
+from semantoks.model.checkpoint import hash_subjects, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import hash_subjects, save_encoder
 
 SITES = ("Bonn", "Oslo", "Rome")
 QUICK = {"n_folds": 3, "n_draws": 100}

@@ -26,8 +26,8 @@ from semantoks.data.simulation import (
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.events import BlockWindows, block_windows, find_events
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 PATCH = 5  # 10 s, as long as a block
 

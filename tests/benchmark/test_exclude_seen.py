@@ -9,8 +9,8 @@ import pytest
 
 from semantoks.cli.application import run
 from semantoks.evaluation.embedding import write_embeddings
+from semantoks.model.checkpoint import hash_subjects, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import hash_subjects, save_encoder
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from semantoks.cli.application import run
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import Embeddings, write_embeddings
 from semantoks.evaluation.reliability import identify, intraclass_correlation, repeated_recordings
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from semantoks.cli.application import run
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.split_files import read_splits
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 MakePlan = Callable[..., StudyPlan]
 

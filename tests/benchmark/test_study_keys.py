@@ -21,8 +21,8 @@ from semantoks.benchmark.study import run_study
 from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store
 from semantoks.evaluation.shared_encoding import weights_digest
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 
 @pytest.fixture

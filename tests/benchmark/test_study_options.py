@@ -35,8 +35,8 @@ from semantoks.evaluation.probe import cross_validated_predictions
 from semantoks.evaluation.significance import correct_p_values
 from semantoks.evaluation.split_files import read_splits
 from semantoks.evaluation.splits import Split, subjects_of
+from semantoks.model.checkpoint import hash_subjects, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import hash_subjects, save_encoder
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from semantoks.benchmark.plan import SplitPlan, StudyPlan, TargetPlan, read_plan
 from semantoks.benchmark.study import run_study
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ from semantoks.data.selection import select_scans
 from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.checkpoint import load_model, seen_subjects
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_model, seen_subjects
 from semantoks.training.config import Configuration, configure, tiny
 
 QUICK = {

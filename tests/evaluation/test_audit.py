@@ -10,7 +10,7 @@ from scipy import stats
 from semantoks.data.selection import select_subjects
 from semantoks.errors import InputError
 from semantoks.evaluation.overlap import auditable, contamination, site_association, unseen
-from semantoks.model.folder import hash_subjects
+from semantoks.model.checkpoint import hash_subjects
 
 
 @pytest.fixture

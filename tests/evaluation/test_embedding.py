@@ -28,8 +28,8 @@ from semantoks.evaluation.embedding import (
 )
 from semantoks.evaluation.features import SemantoksFeatures
 from semantoks.evaluation.readout import Scans, encode_scans, window_starts
+from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder
 
 DIM = 16
 

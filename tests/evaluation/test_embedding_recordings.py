@@ -17,8 +17,8 @@ from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.embedding import read_embeddings
+from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder, save_encoder
 
 NETWORKS = ("Vis", "Vis", "Vis", "Default", "Default", "Default", "Limbic", "Limbic", "Limbic")
 LABELS = [f"{network}_{i}" for i, network in enumerate(NETWORKS)]

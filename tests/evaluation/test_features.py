@@ -26,8 +26,8 @@ from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.features import SemantoksFeatures
+from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder, save_encoder
 
 ATLAS = Atlas.from_networks({"Vis": 3, "Cont": 2, "Default": 4}, name="tiny")
 CORTEX = Atlas.from_networks({"Vis": 3, "Cont": 2}, name="part")

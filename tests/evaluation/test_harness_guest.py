@@ -17,8 +17,8 @@ from semantoks.data.atlas import Atlas
 from semantoks.data.signal import Preprocessing
 from semantoks.errors import InputError
 from semantoks.evaluation.harness_guest import GuestTransform, make_guest
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 PLUGIN = Path(semantoks.__file__).parents[1] / "brainmarks" / "models" / "semantoks.py"
 

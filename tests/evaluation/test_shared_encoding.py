@@ -21,8 +21,8 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation import shared_encoding
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.shared_encoding import ModelPlace, Sharing
+from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder, save_encoder
 
 
 @pytest.fixture(scope="module")

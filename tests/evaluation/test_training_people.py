@@ -14,7 +14,7 @@ from semantoks.errors import InputError
 from semantoks.evaluation.overlap import people_to_train_on
 from semantoks.evaluation.split_files import write_splits
 from semantoks.evaluation.splitters import RandomSubjectSplits
-from semantoks.model.folder import load_model, seen_subjects
+from semantoks.model.checkpoint import load_model, seen_subjects
 
 
 @pytest.fixture(scope="module")

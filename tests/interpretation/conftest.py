@@ -18,8 +18,8 @@ from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.evaluation.embedding import Embeddings, embedding_provenance, write_embeddings
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 
 ATLAS = Atlas.from_networks({"Vis": 4, "SomMot": 3, "Default": 5}, name="small")
 

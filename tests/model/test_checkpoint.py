@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
-from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import (
+from semantoks.model.checkpoint import (
     hash_subjects,
     load_encoder,
     load_model,
     save_encoder,
     seen_subjects,
 )
+from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import DenseBranch, LongBranch
 
 ATLAS = Atlas.from_networks({"Vis": 5, "Default": 7})

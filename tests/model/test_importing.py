@@ -20,8 +20,8 @@ from torch import Tensor
 from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
+from semantoks.model.checkpoint import load_encoder, load_model
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder, load_model
 from semantoks.model.importing import import_checkpoint, read_checkpoint
 from semantoks.model.layers import Head, patch_positions
 from semantoks.model.released import released_encoder

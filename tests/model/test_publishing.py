@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, constants
 from semantoks.cli.application import run
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
+from semantoks.model.checkpoint import load_encoder, push_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder, push_encoder, save_encoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"model.safetensors", "config.json", "README.md"}

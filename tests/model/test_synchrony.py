@@ -12,8 +12,8 @@ from torch import Tensor
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError
+from semantoks.model.checkpoint import load_encoder, save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder, save_encoder
 from semantoks.model.layers import Head
 from semantoks.model.synchrony import FLOOR, Synchrony
 from semantoks.objective.distillation import Distillation

@@ -23,7 +23,7 @@ from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
-from semantoks.model.folder import load_encoder
+from semantoks.model.checkpoint import load_encoder
 from semantoks.training.distributed import ALONE, Ranks, join
 from semantoks.training.folder import load_checkpoint, read_json
 

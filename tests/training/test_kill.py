@@ -15,7 +15,7 @@ from semantoks.data.atlas import Atlas
 from semantoks.data.recording import Recording
 from semantoks.data.signal import Preprocessing
 from semantoks.data.store_writer import StoreWriter
-from semantoks.model.folder import load_encoder
+from semantoks.model.checkpoint import load_encoder
 from semantoks.training.folder import load_checkpoint
 
 # One process imports PyTorch; every life of the run is a fork of it, killed after a random number

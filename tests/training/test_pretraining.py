@@ -20,7 +20,7 @@ from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.model.folder import load_encoder, load_model
+from semantoks.model.checkpoint import load_encoder, load_model
 from semantoks.training import batches
 from semantoks.training.config import Configuration, configure, tiny
 from semantoks.training.folder import Progress, load_checkpoint

@@ -13,7 +13,7 @@ from semantoks.data.recording import Recording
 from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
-from semantoks.model.folder import load_model, seen_subjects
+from semantoks.model.checkpoint import load_model, seen_subjects
 from semantoks.training.config import configure, tiny
 from semantoks.training.pretraining import pretrain
 

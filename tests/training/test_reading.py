@@ -21,7 +21,7 @@ from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.model.folder import load_encoder
+from semantoks.model.checkpoint import load_encoder
 from semantoks.training import batches
 from semantoks.training.batches import Resident, Streamed, choose_residence, read_ahead
 from semantoks.training.config import Configuration, configure, same_run, tiny, to_yaml

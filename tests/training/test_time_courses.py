@@ -14,8 +14,8 @@ from semantoks.data.recording import Recording
 from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
+from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_encoder
 from semantoks.training.config import Configuration, configure, tiny
 from semantoks.training.plan import make_model, mean_correlation
 from semantoks.training.pretraining import pretrain

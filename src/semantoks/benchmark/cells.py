@@ -33,7 +33,7 @@ from semantoks.evaluation.significance import permute_labels
 from semantoks.evaluation.splits import Split, subjects_of, text_of
 from semantoks.evaluation.splitters import LeaveOneSiteOut, SiteStratifiedFolds
 from semantoks.files import replacing
-from semantoks.model.folder import load_model
+from semantoks.model.checkpoint import load_model
 
 PREPARED: Final = frozenset({"ridge", "logistic", "connectivity", "partial", "temporal"})
 """Ways to predict whose features are prepared: linear models of one row of features a scan."""

@@ -48,8 +48,8 @@ from semantoks.evaluation.windows import (
     window_features,
     window_tokens,
 )
+from semantoks.model.checkpoint import SavedModel, load_model
 from semantoks.model.encoder import SemantoksEncoder, fresh_weights
-from semantoks.model.folder import SavedModel, load_model
 
 
 class Cohort:

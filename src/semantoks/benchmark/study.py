@@ -42,7 +42,7 @@ from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.split_files import read_splits, write_splits
 from semantoks.evaluation.splits import subjects_of
 from semantoks.files import replacing
-from semantoks.model.folder import load_model
+from semantoks.model.checkpoint import load_model
 
 Seen = Mapping[str, frozenset[str] | None]
 """Model -> people of the store that it was trained on; None where it does not say."""

@@ -25,7 +25,7 @@ from semantoks.evaluation.metrics import METRICS
 from semantoks.evaluation.readout import FeatureKind
 from semantoks.evaluation.same_series import check_people
 from semantoks.files import replacing
-from semantoks.model.folder import load_encoder
+from semantoks.model.checkpoint import load_encoder
 from semantoks.training.config import Configuration, configure, to_yaml
 from semantoks.training.plan import choose_device
 from semantoks.training.pretraining import pretrain

@@ -34,7 +34,7 @@ def info(path: Path, *, output: Output = SILENT) -> None:
 
         facts = {"kind": "run", **read_json(path / "run.json")}
     else:
-        from semantoks.model.folder import load_model
+        from semantoks.model.checkpoint import load_model
 
         model = load_model(path)
         facts = {
@@ -218,7 +218,7 @@ def push(
     output : Output
         How to speak.
     """
-    from semantoks.model.folder import push_encoder
+    from semantoks.model.checkpoint import push_encoder
 
     address = push_encoder(model, repository, private=private, revision=revision, license=license)
     output.say(f"Pushed to {address}.")

@@ -115,7 +115,7 @@ def probe(
 def _seen(store: Store, models: Sequence[Path]) -> list[str]:
     """Name the scans of people that models were trained on."""
     from semantoks.evaluation.overlap import unseen
-    from semantoks.model.folder import load_model
+    from semantoks.model.checkpoint import load_model
 
     seen = set[str]()
     for model in models:
@@ -183,7 +183,7 @@ def audit(
     from semantoks.benchmark.audit import audit_table, write_audit
     from semantoks.data.store import Store
     from semantoks.evaluation.embedding import read_embeddings
-    from semantoks.model.folder import load_model
+    from semantoks.model.checkpoint import load_model
 
     if out.exists():
         raise InputError(f"{out} exists; choose another --out or remove it.")
@@ -303,8 +303,8 @@ def decode(
     from semantoks.data.store import Store
     from semantoks.evaluation.events import block_windows, find_events, share_that_passes
     from semantoks.evaluation.readout import window_length
+    from semantoks.model.checkpoint import load_model
     from semantoks.model.encoder import fresh_weights
-    from semantoks.model.folder import load_model
     from semantoks.training.plan import choose_device
 
     if out.exists():
@@ -401,7 +401,7 @@ def reliability(
     from semantoks.benchmark.retest import measure_reliability, reliability_table, write_reliability
     from semantoks.data.store import Store
     from semantoks.evaluation.embedding import read_embeddings
-    from semantoks.model.folder import load_encoder
+    from semantoks.model.checkpoint import load_encoder
 
     if out.exists():
         raise InputError(f"{out} exists; choose another --out or remove it.")

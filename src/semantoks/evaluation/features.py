@@ -35,8 +35,8 @@ from semantoks.evaluation.readout import (
     window_length,
     window_starts,
 )
+from semantoks.model.checkpoint import load_model
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_model
 
 _ADVICE: Final = {
     "short": " Leave it out, or read shorter windows (window, in whole patches).",

@@ -19,8 +19,8 @@ from semantoks.data.atlas import Atlas
 from semantoks.data.signal import Preprocessing, preprocess
 from semantoks.errors import InputError
 from semantoks.evaluation.readout import check_whole, window_starts
+from semantoks.model.checkpoint import load_model
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import load_model
 
 SPACES: Final[Mapping[str, str]] = {
     "schaefer400-tian3-buckner7": "schaefer400_tians3_buckner7",

@@ -19,7 +19,7 @@ from semantoks.evaluation.confounds import as_text
 from semantoks.evaluation.same_series import same_series
 from semantoks.evaluation.split_files import named_splits, read_record
 from semantoks.evaluation.splits import Kind, subjects_of
-from semantoks.model.folder import seen_subjects
+from semantoks.model.checkpoint import seen_subjects
 
 QUANTITIES: Final = ("site", "motion", "t_r", "length")
 """What features should not tell: columns of the table of scans. Motion is the mean framewise
@@ -108,7 +108,7 @@ def contamination(
 
     Examples
     --------
-    >>> from semantoks.model.folder import hash_subjects
+    >>> from semantoks.model.checkpoint import hash_subjects
     >>> provenance = {"subjects": hash_subjects(["sub-01"], salt="abc")}
     >>> contamination(provenance, pd.DataFrame({"subject": ["sub-01", "sub-02"]}), "f0").seen
     array([ True, False])

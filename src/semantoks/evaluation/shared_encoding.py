@@ -32,8 +32,8 @@ from semantoks.evaluation.readout import (
     window_length,
 )
 from semantoks.files import replacing
+from semantoks.model.checkpoint import load_model
 from semantoks.model.encoder import SemantoksEncoder, fresh_weights
-from semantoks.model.folder import load_model
 from semantoks.training.plan import choose_device
 from semantoks.training.precision import Precision
 

@@ -37,8 +37,8 @@ from semantoks.interpretation.standing import (
     score_table,
     summaries,
 )
+from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder, network_mask
-from semantoks.model.folder import load_encoder
 
 FEW = 30
 """Scans below which neighbourhoods say nothing, so that principal components are drawn."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import InputError
+from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
-from semantoks.model.folder import save_encoder
 from semantoks.model.layers import (
     REFERENCE_BRANCHES,
     BranchShape,

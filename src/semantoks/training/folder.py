@@ -25,7 +25,7 @@ import torch
 from semantoks import __version__
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.files import replacing
-from semantoks.model.folder import hash_subjects, save_encoder
+from semantoks.model.checkpoint import hash_subjects, save_encoder
 from semantoks.training.config import to_yaml
 from semantoks.training.learner import Learner
 from semantoks.training.monitoring import Health, Warned, examine, warn

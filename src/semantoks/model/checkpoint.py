@@ -80,7 +80,7 @@ _LIMITS: Final = """\
 - Order of the ROIs, repetition time and filter must be those above. `semantoks embed` refuses a
   store whose atlas, repetition time or band differ; an array that is given to the encoder directly
   is checked for its shape only.
-- A subject of the training data must not be a test subject. `semantoks.model.folder`
+- A subject of the training data must not be a test subject. `semantoks.model.checkpoint`
   says which subjects a model has seen, if the model carries their hashes.
 """
 
