@@ -79,20 +79,40 @@ def list_files(source: Path, endings: Iterable[str]) -> list[Path]:
     wanted = tuple(endings)
     if source.is_file():
         return [source] if source.name.endswith(wanted) else []
-    return sorted(path for path in _walk(source) if path.name.endswith(wanted))
+    return sorted(path for path in walk(source) if path.name.endswith(wanted))
 
 
-def _walk(source: Path) -> Iterator[Path]:
-    """Yield all files below a folder, hidden ones left out."""
+def walk(source: Path, unread: list[str] | None = None) -> Iterator[Path]:
+    """Yield all files below a folder, hidden ones left out, links followed once.
+
+    What cannot be read as a file or folder is added to `unread`, a phrase each.
+    """
+    told = unread if unread is not None else []
     seen: set[str] = set()
-    for folder, below, files in os.walk(source, followlinks=True):
+
+    def fail(error: OSError) -> None:
+        told.append(f"{error.filename} cannot be listed ({error.strerror})")
+
+    for folder, below, files in os.walk(source, followlinks=True, onerror=fail):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
-        below[:] = [name for name in below if not name.startswith(".")]
-        yield from (Path(folder, name) for name in files if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if not below and not files and Path(folder).name.startswith("sub-"):
+            told.append(f"{folder} is empty")
+        for name in files:
+            path = Path(folder, name)
+            if name.startswith("."):
+                continue
+            if path.is_file():
+                yield path
+            elif path.is_symlink():
+                told.append(f"{path} is a link to nothing")
+                yield path  # refused by name where it would be a scan
+            else:
+                told.append(f"{path} is no regular file")
 
 
 def find_participants(source: Path) -> Path | None:
@@ -151,7 +171,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as JSON: {error}. Correct it, or export it again."
         ) from error

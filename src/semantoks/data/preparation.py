@@ -29,6 +29,8 @@ from semantoks.data.recording import (
     ScanFile,
     check_refused,
     collect_notices,
+    is_text,
+    readable,
     stops,
 )
 from semantoks.data.roi_order import OrderCheck, check_order
@@ -73,20 +75,19 @@ class ScanOutcome:
 
 def work_on(job: ScanJob, *, atlas: Atlas, preprocessing: Preprocessing) -> ScanOutcome:
     """Read, preprocess and measure a scan."""
+    series, ready = None, None
+    result: Good | Refusal
     try:
-        series, ready = None, None
-        result: Good | Refusal
-        try:
-            series = job.load()
-            ready = preprocess(series, job.t_r, preprocessing)
-            least = preprocessing.min_network_coverage
-            result = _pack(series, mask_sparse_networks(ready, atlas, least))
-        except (InputError, MemoryError) as error:
-            result = _refuse(job, error, was_read=series is not None)
+        series = job.load()
+        ready = preprocess(series, job.t_r, preprocessing)
+        least = preprocessing.min_network_coverage
+        result = _pack(series, mask_sparse_networks(ready, atlas, least))
         return ScanOutcome(result, measure(series, ready, t_r=job.t_r, atlas=atlas))
-    except Exception as error:
-        error.add_note(f"This came up in scan {job.scan!r} of {job.source}.")
-        raise
+    except Exception as error:  # whatever one file raises must not end the cohort
+        result = _refuse(job, error, was_read=series is not None)
+    readable = isinstance(result, Refusal) and result.category != "unreadable"
+    known = (series, ready) if readable else (None, None)
+    return ScanOutcome(result, measure(*known, t_r=job.t_r, atlas=atlas))
 
 
 def _pack(series: NDArray[np.floating[Any]], ready: Preprocessed) -> Good:
@@ -104,6 +105,13 @@ def _refuse(job: ScanJob, error: Exception, *, was_read: bool) -> Refusal:
     if isinstance(error, MemoryError):
         reason = f"scan {job.scan!r} of {job.source} needs more memory than there is. {error}"
         return Refusal(job.scan, job.source, reason.rstrip(), "unreadable")
+    if not isinstance(error, InputError):
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        reason = (
+            f"scan {job.scan!r} of {job.source} could not be {'used' if was_read else 'read'} "
+            f"({what}). The file may be damaged: look at it with the software that wrote it."
+        )
+        return Refusal(job.scan, job.source, reason, "unreadable")
     if not was_read:
         return Refusal(job.scan, job.source, str(error), "unreadable")
     reason = f"scan {job.scan!r} of {job.source}: {error}"
@@ -371,12 +379,15 @@ def prepare(
     reading = _settle(reading or ReaderOptions(), preprocessing)
     if scheduler is not None and reading.atlas_image is not None:
         reading = dataclasses.replace(reading, atlas_image=reading.atlas_image.absolute())
-    found, own = find_scans(source, atlas, format=format, ignore=others, options=reading)
+    found, own, unread = find_scans(source, atlas, format=format, ignore=others, options=reading)
+    found, misnamed = _set_apart_misnamed(found, policy)
     own_table = read_scan_table(own) if own is not None else None
     scans, nameless, refused = complete(
         found, own_table=own_table, table=table, t_r=t_r, policy=policy
     )
+    refused += misnamed
     order = check_order(scans, atlas, trust=trust_order)
+    told = (*_explain_unread(unread), *collect_notices(scans))
     request = _describe_request(source, format, scans) | _describe_reading(reading)
     kept = find_equal_store(out, atlas, preprocessing, request) if existing == "reuse" else None
     if kept is not None:
@@ -389,7 +400,7 @@ def prepare(
             n_resumed=len(kept),
             nameless=kept.n_unnamed_subjects,
             order=order,
-            told=collect_notices(scans),
+            told=told,
         )
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
@@ -418,8 +429,40 @@ def prepare(
         started_over=writer.started_over,
         nameless=store.n_unnamed_subjects,
         order=order,
-        told=collect_notices(scans),
+        told=told,
     )
+
+
+def _set_apart_misnamed(
+    found: Sequence[ScanFile], policy: Policy
+) -> tuple[list[ScanFile], list[Refusal]]:
+    """Refuse scans whose names are not UTF-8, before anything is read: no table can hold them."""
+    good, refused = [], []
+    for scan in found:
+        if is_text(scan.source) and is_text(scan.scan):
+            good.append(scan)
+            continue
+        name, source = readable(scan.scan), readable(scan.source)
+        reason = (
+            f"the name of {source} is not UTF-8 (from an old share, perhaps), and no table could "
+            "hold it. Rename it, for example with convmv."
+        )
+        refused.append(Refusal(name, source, reason, "unreadable"))
+    if refused and policy != "keep-going":
+        raise InputError(
+            f"{refused[0].reason} There are {len(refused)} such scan(s) of {len(found)}. To leave "
+            "them out: policy 'keep-going', --keep-going. Nothing was written."
+        )
+    return good, refused
+
+
+def _explain_unread(unread: Sequence[str]) -> tuple[str, ...]:
+    """Name the folders and files that could not be read."""
+    if not unread:
+        return ()
+    shown = "; ".join(readable(what) for what in unread[:TOLD])
+    more = f"; and {len(unread) - TOLD} more" if len(unread) > TOLD else ""
+    return (f"{len(unread)} place(s) in the source could not be read: {shown}{more}.",)
 
 
 def _check_policy(policy: str) -> None:

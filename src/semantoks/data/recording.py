@@ -218,6 +218,16 @@ class ReaderOptions:
         }
 
 
+def is_text(name: str) -> bool:
+    """Tell whether a name from the file system is UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def readable(name: str) -> str:
+    """Return a name with backslash escapes for the bytes that are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 Policy = Literal["default", "strict", "keep-going"]
 """Whether to leave out what is not good enough, nothing, or all that cannot be used."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
@@ -264,11 +265,10 @@ def _sample(scans: Sequence[ScanFile]) -> Iterator[_Sample]:
     """Read a few scans; those that cannot be read are complained of elsewhere."""
     chosen = np.unique(np.linspace(0, len(scans) - 1, min(N_SCANS, len(scans))).astype(int))
     for scan in [scans[i] for i in chosen]:
-        try:
+        series = None
+        with contextlib.suppress(Exception):  # the preparation refuses this scan and says why
             series = cut_nan_tail(scan.load())
-        except InputError:
-            continue
-        if series.shape[1] < _MIN_SAMPLES:
+        if series is None or series.shape[1] < _MIN_SAMPLES:
             continue
         z = connectivity(series)
         if np.isfinite(z).any(axis=1).sum() < _MIN_ROIS:

@@ -8,6 +8,7 @@ describes the scans and lies with them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -121,6 +122,8 @@ class Found(NamedTuple):
 
     scans: list[ScanFile]
     table: Path | None
+    unread: tuple[str, ...] = ()
+    """Folders and files that could not be read, a phrase each."""
 
 
 def find_scans(
@@ -140,12 +143,15 @@ def find_scans(
             f"{source} is a store, which `prepare` has written already; recordings were expected. "
             "Give it as --data to the verbs that follow, or give the folder of the recordings."
         )
-    ignored = {Path(path).resolve() for path in ignore}
+    unread: list[str] = []
+    if source.is_dir():
+        _ = sum(1 for _ in bids.walk(source, unread))
+    ignored = {os.path.realpath(path) for path in ignore}
     options = options or ReaderOptions()
     chosen = _choose(source, format, options)
     scans = sorted(chosen.find(source, atlas, options), key=lambda scan: scan.scan)
     if ignored:
-        scans = [scan for scan in scans if Path(scan.source).resolve() not in ignored]
+        scans = [scan for scan in scans if os.path.realpath(scan.source) not in ignored]
     if not scans:
         raise InputError(f"{source} holds no scans.")
     for first, second in pairwise(scans):
@@ -155,7 +161,9 @@ def find_scans(
                 "of a file is the identity of its scan; rename or remove one of them."
             )
     table = chosen.find_table(source)
-    return Found(scans, None if table is None or table.resolve() in ignored else table)
+    if table is not None and os.path.realpath(table) in ignored:
+        table = None
+    return Found(scans, table, tuple(unread))
 
 
 def _choose(source: Path, name: str, options: ReaderOptions) -> _Format:

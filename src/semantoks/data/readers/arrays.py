@@ -26,6 +26,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.bids import walk
 from semantoks.data.labels import match_labels, refuse_unknown, tell
 from semantoks.data.recording import ScanFile, parse_entities
 from semantoks.data.store import is_store
@@ -68,6 +69,12 @@ def read_text_table(path: Path, *, empty_cells: bool = False) -> TextTable:
         raise InputError(_diagnose(path, content, layout, empty_cells))
     if values.shape[1] == 0:
         raise InputError(_explain_no_data(path))
+    if layout.header and len(layout.header) != layout.n_columns:
+        raise InputError(
+            f"{path} names {len(layout.header)} columns ({tell(layout.header)}), but "
+            f"{layout.n_columns} follow, so that names and columns would not belong together. Name "
+            "every column, or take out the one without a name (a number of the volume, say)."
+        )
     return TextTable(layout.header, values)
 
 
@@ -256,7 +263,7 @@ def _list_files(source: Path) -> list[Path]:
     """Return the files that may be scans."""
     found = sorted(
         path
-        for path in ([source] if source.is_file() else source.rglob("*"))
+        for path in ([source] if source.is_file() else walk(source))
         if path.suffix in _SUFFIXES
         and not _TABLE.fullmatch(path.name)
         and path.stem.lower() not in _PROSE
@@ -291,7 +298,7 @@ def _read_t_r(sidecar: Path) -> float | None:
         return None
     try:
         content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{sidecar} cannot be read as JSON: {error}. Correct it, or remove it and give the "
             "repetition time otherwise."

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.bids import list_files
 from semantoks.data.labels import choose_groups, tell
 from semantoks.data.readers.matlab import read_matlab
 from semantoks.data.recording import ReaderOptions, ScanFile
@@ -57,7 +58,7 @@ def matches(source: Path) -> bool:
 
 def _list_files(source: Path, pattern: re.Pattern[str]) -> list[Path]:
     """Return the files of one kind."""
-    paths = [source] if source.is_file() else sorted(source.rglob("ROI_Subject*.mat"))
+    paths = [source] if source.is_file() else list_files(source, (".mat",))
     return [path for path in paths if pattern.fullmatch(path.name)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.bids import parse_bids_name, read_t_r
+from semantoks.data.bids import list_files, parse_bids_name, read_t_r
 from semantoks.data.labels import labels_of_values
 from semantoks.data.readers.arrays import read_text_table
 from semantoks.data.recording import ReaderOptions, ScanFile
@@ -53,7 +53,7 @@ def matches(source: Path) -> bool:
 
 def _list_files(source: Path) -> list[_File]:
     """Return the files of series."""
-    paths = [source] if source.is_file() else sorted(source.rglob("*_timeseries.1D"))
+    paths = [source] if source.is_file() else list_files(source, ("_timeseries.1D",))
     found = [(path, _SERIES.fullmatch(path.name)) for path in paths]
     return [_File(path, m["scan"], m["atlas"], m["rest"].lstrip("_")) for path, m in found if m]
 

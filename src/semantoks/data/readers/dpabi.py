@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.bids import list_files
 from semantoks.data.labels import choose_groups, labels_of_values
 from semantoks.data.readers.arrays import read_text_table
 from semantoks.data.readers.matlab import read_matlab
@@ -51,7 +52,7 @@ def matches(source: Path) -> bool:
 
 def _list_files(source: Path) -> list[Path]:
     """Return the files of signals; of a .mat and a .txt of one subject, the .mat."""
-    paths = [source] if source.is_file() else sorted(source.rglob("ROISignals_*"))
+    paths = [source] if source.is_file() else list_files(source, (".mat", ".txt"))
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_file() and _SIGNALS.fullmatch(path.name):

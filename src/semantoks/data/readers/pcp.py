@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import BUILT_IN, Atlas
+from semantoks.data.bids import list_files
 from semantoks.data.readers.arrays import read_text_table
 from semantoks.data.recording import ReaderOptions, ScanFile, parse_entities
 from semantoks.data.signal import PriorFilter, tell_filter
@@ -51,7 +52,7 @@ def matches(source: Path) -> bool:
 
 def _list_files(source: Path) -> list[Path]:
     """Return a single file, or the text files of a folder."""
-    return [source] if source.is_file() else sorted(source.rglob("*.1D"))
+    return [source] if source.is_file() else list_files(source, (".1D",))
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:

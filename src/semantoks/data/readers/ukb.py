@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semantoks.data.atlas import Atlas
+from semantoks.data.bids import walk
 from semantoks.data.labels import match_labels, refuse_unknown, seventeen_network_names
 from semantoks.data.recording import ScanFile
 from semantoks.errors import InputError
@@ -70,7 +71,7 @@ def matches(source: Path) -> bool:
 
 def _list_files(source: Path) -> list[Path]:
     """Return zip files of the fields, and unpacked files."""
-    paths = [source] if source.is_file() else sorted(source.rglob("*"))
+    paths = [source] if source.is_file() else sorted(walk(source))
     return [
         path
         for path in paths
