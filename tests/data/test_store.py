@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
+from semantoks import files
 from semantoks.data import store_writer
 from semantoks.data.atlas import Atlas
 from semantoks.data.recording import Recording
@@ -554,7 +555,7 @@ def test_another_process_is_refused(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from semantoks.data.store_writer import hold
+from semantoks.files import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -578,7 +579,7 @@ def test_file_is_the_lock_where_there_are_none(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(store_writer.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     with StoreWriter(tmp_path / "store", ATLAS, Preprocessing(), {}) as first:
         first.add(recording(0), VALID)
         with pytest.raises(InputError, match=r"If none is running.*remove .*\.store\.held"):

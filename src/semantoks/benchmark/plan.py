@@ -30,6 +30,7 @@ from semantoks.evaluation.splitters import (
     Splitter,
     SubjectFolds,
 )
+from semantoks.files import parse_yaml
 from semantoks.training.precision import Precision
 
 Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finetune"]
@@ -297,10 +298,10 @@ def read_plan(path: str | Path) -> StudyPlan:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"the plan {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"the plan {path} is no YAML: {reason}") from error
     if not isinstance(content, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shlex
 from dataclasses import replace
@@ -86,6 +87,7 @@ def pretrain(
     from semantoks.data.store import Store
     from semantoks.training.config import configure, load_recipe
     from semantoks.training.distributed import join
+    from semantoks.training.pretraining import alone_in
 
     if recipe is None:
         recipe = str(out / "config.yaml") if resume and (out / "config.yaml").exists() else "paper"
@@ -109,7 +111,8 @@ def pretrain(
         words += [] if precision is None else ["--precision", precision]
         words += ["--resume"] * resume + ["--dry-run"] * dry_run
         return launch([*words, *output.words()], devices)
-    with join() as ranks:
+    held = contextlib.nullcontext() if dry_run else alone_in(out)
+    with join() as ranks, held if ranks.first else contextlib.nullcontext():
         output = output if ranks.first else replace(output, quiet=True, json=False)
         if dry_run:
             return _forecast(chosen, out, configuration, ranks, output)

@@ -233,12 +233,21 @@ def read_t_r(name: BidsName) -> float | None:
     return None if value is None else check_t_r(value, where)
 
 
-def agree_on_t_r(sidecar: float | None, header: float | None, path: Path) -> float | None:
-    """Take the repetition time of the sidecar, and refuse a header that contradicts it."""
-    if sidecar is not None and header is not None and not same_t_r(sidecar, header):
-        raise InputError(
-            f"{path}: RepetitionTime of the JSON sidecar is {sidecar:g} s, but the header of the "
-            f"image says {header:g} s. One of them is wrong, and all frequencies depend on it: "
-            "look it up in the protocol of the scanner, and correct the JSON file or the header."
-        )
-    return header if sidecar is None else sidecar
+def agree_on_t_r(
+    sidecar: float | None, header: float | None, path: Path, given: float | None = None
+) -> float | None:
+    """Choose the repetition time; what the user gives settles what sidecar and header dispute."""
+    if given is not None:
+        return given
+    if header is None or sidecar is None:
+        where = f"the repetition time in the header of {path}"
+        return sidecar if header is None else check_t_r(header, where)
+    # Releases of fMRIPrep up to 22.0 copied milliseconds as seconds.
+    if same_t_r(sidecar, header) or same_t_r(1000 * sidecar, header):
+        return sidecar
+    raise InputError(
+        f"{path}: RepetitionTime of the JSON sidecar is {sidecar:g} s, but the header of the image "
+        f"says {header:g} s. One of them is wrong, and all frequencies depend on it (fMRIPrep "
+        "23.2.0 wrote headers of 1 s). Look it up in the protocol of the scanner, and give the "
+        f"right one: t_r={sidecar:g} (--t-r {sidecar:g}), or correct the file that is wrong."
+    )

@@ -506,6 +506,7 @@ def complete(
 ) -> Completed:
     """Add what tables and arguments say."""
     refused: list[Refusal] = []
+    silent = {scan.scan for scan in scans if scan.t_r is None}
     if own_table is not None and table is None:
         scans, refused = _join(scans, own_table, policy)
     elif own_table is not None:
@@ -523,7 +524,12 @@ def complete(
     for scan in lacking:
         reason = _explain_lacking([scan], 1, known)
         refused.append(Refusal(scan.scan, scan.source, reason, "no t_r"))
-    timed = [_rename_phenotypes(_tell_t_r(scan)) for scan in scans if scan.t_r is not None]
+    given = t_r is not None or (known is not None and "t_r" in known.named)
+    timed = [
+        _rename_phenotypes(_tell_t_r(scan) if given or scan.scan in silent else scan)
+        for scan in scans
+        if scan.t_r is not None
+    ]
     nameless = [scan for scan in timed if not scan.subject]
     if nameless and policy == "strict":
         raise InputError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import safetensors.torch
+import torch
 import yaml
 from safetensors import SafetensorError
 from torch import Tensor
@@ -317,11 +318,10 @@ def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> 
     folder = find_model(folder_or_hub_id, revision=revision)
     config = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
-    try:
-        encoder = SemantoksEncoder(Atlas.from_dict(config["atlas"]), **config["arguments"])
-    except TypeError as error:
-        raise InputError(f"{folder / 'config.json'} has impossible arguments: {error}.") from error
     weights = _read_weights(path, config)
+    atlas = Atlas.from_dict(config["atlas"])
+    _check_sizes(folder / "config.json", atlas, config["arguments"], weights)
+    encoder = SemantoksEncoder(atlas, **config["arguments"])
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
@@ -331,6 +331,32 @@ def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> 
     encoder.preprocessing, encoder.provenance = config["preprocessing"], config["provenance"]
     encoder.license = config.get("license", encoder.license)
     return SavedModel(encoder.eval(), config["preprocessing"], config["provenance"])
+
+
+def _check_sizes(
+    path: Path, atlas: Atlas, arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Compare the configuration with the shapes of the weights before anything large is built."""
+    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    if arguments.get("depth", depth) != depth:
+        raise InputError(
+            f"{path} says depth {arguments['depth']}, but the weights beside it have {depth} "
+            "blocks. Copy the model again."
+        )
+    try:
+        with torch.device("meta"):
+            expected = SemantoksEncoder(atlas, **arguments).state_dict()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path} has impossible arguments: {error}.") from error
+    wrong = [name for name in expected if name in weights]
+    wrong = [name for name in wrong if expected[name].shape != weights[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise InputError(
+            f"the weights beside {path} do not fit its config.json: {name} has shape "
+            f"{tuple(weights[name].shape)}, {tuple(expected[name].shape)} was expected. Copy the "
+            "model again."
+        )
 
 
 def change_license(folder: str | Path, license: str) -> None:
@@ -366,7 +392,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format_version"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); copy it again.") from error
     if type(version) is not int or version < 1:
         raise InputError(
@@ -378,6 +404,12 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this semantoks ({__version__}) reads up to "
             f"{FORMAT_VERSION}; install a newer semantoks."
         )
+    for key in ("atlas", "arguments", "preprocessing", "provenance"):
+        if not isinstance(config.get(key, {}), dict | None):
+            raise InputError(
+                f"{path} is damaged: {key} is a {type(config[key]).__name__}, not an object. Copy "
+                "the model again."
+            )
     missing = (_FIELDS | _SINCE_2 if version >= 2 else _FIELDS) - set(config)
     if missing:
         raise InputError(f"{path} lacks {', '.join(sorted(missing))}; copy the model again.")

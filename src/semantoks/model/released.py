@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from semantoks.errors import InputError, nearest
+from semantoks.files import parse_yaml
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head, LongBranch, patch_positions
 
@@ -389,6 +390,12 @@ def _state(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
             f"{file} has no 'model_state_dict' of weights, but {', '.join(map(repr, checkpoint))}. "
             "Give a checkpoint that the released training code wrote."
         )
+    odd = [key for key, value in state.items() if value.layout is not torch.strided]
+    if odd:
+        raise InputError(
+            f"{file} holds {odd[0]!r} as {state[odd[0]].layout}, but plain (strided) weights were "
+            "expected. Save the checkpoint with dense weights (tensor.to_dense())."
+        )
     if not all(isinstance(key, str) for key in state):
         raise InputError(f"{file} holds weights that have no names; it is no released checkpoint.")
     plain = {
@@ -420,8 +427,8 @@ def _configuration(
             "beside it; give the YAML of the training run by --config."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"configuration {path} cannot be read: {error}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"configuration {path} must hold sections such as 'model:'.")

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from semantoks.errors import ConfigurationError, nearest
+from semantoks.files import parse_yaml
 from semantoks.model.encoder import check_sizes
 from semantoks.model.layers import REFERENCE_BRANCHES, BranchShape
 from semantoks.model.synchrony import Span, Start, check_time_courses
@@ -20,10 +21,13 @@ Residence = Literal["auto", "device", "stream"]
 """Where the series of a run lie: on the device, or in the store."""
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class _Section(BaseModel):
     """A part of the configuration; unknown keys and changes are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -33,12 +37,12 @@ class ModelConfig(_Section):
     `SemantoksEncoder`, but for time_course_start, which says what its weights are at first.
     """
 
-    dim: int = Field(768, ge=2, description="width of a token")
-    depth: int = Field(8, ge=0, description="transformer blocks")
+    dim: int = Field(768, ge=2, le=16_384, description="width of a token")
+    depth: int = Field(8, ge=0, le=256, description="transformer blocks")
     head_dim: int = Field(64, ge=1, description="width of an attention head")
-    window: int = Field(100, ge=1, description="samples in a window")
+    window: int = Field(100, ge=1, le=100_000, description="samples in a window")
     patch: int = Field(20, ge=1, description="samples in a patch")
-    mlp_ratio: int = Field(4, ge=1, description="hidden width of a block over dim")
+    mlp_ratio: int = Field(4, ge=1, le=64, description="hidden width of a block over dim")
     layer_scale: float = Field(0.1, gt=0, description="gain of a block's sides at the beginning")
     spatial: Spatial = Field("networks", description="what a token stands for")
     tokenization: Tokenization = Field("semantic", description="how a patch becomes a token")
@@ -46,12 +50,16 @@ class ModelConfig(_Section):
     branches: tuple[Annotated[BranchShape, Field(discriminator="kind")], ...] = Field(
         REFERENCE_BRANCHES, description="what a semantic tokenizer listens with"
     )
-    time_courses: int = Field(0, ge=0, description="learned time courses a network; 0 for none")
+    time_courses: int = Field(
+        0, ge=0, le=1_024, description="learned time courses a network; 0 for none"
+    )
     time_course_span: Span = Field("patch", description="over what their covariances are taken")
     time_course_start: Start = Field("random", description="mixtures that they are at first")
-    projection_hidden_dim: int = Field(1024, ge=1, description="width of the head's hidden layers")
-    projection_dim: int = Field(128, ge=2, description="width of the head's output")
-    projection_hidden_layers: int = Field(1, ge=0, description="hidden layers of the head")
+    projection_hidden_dim: int = Field(
+        1024, ge=1, le=65_536, description="width of the head's hidden layers"
+    )
+    projection_dim: int = Field(128, ge=2, le=65_536, description="width of the head's output")
+    projection_hidden_layers: int = Field(1, ge=0, le=16, description="hidden layers of the head")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:
@@ -129,7 +137,7 @@ class OptimizationConfig(_Section):
     warmup_epochs: int = Field(3, ge=0, description="linear from 0")
     weight_decay: float = Field(0.05, ge=0, description="at the beginning")
     weight_decay_end: float = Field(0.3, ge=0, description="at the end")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
+    betas: tuple[_Beta, _Beta] = Field((0.9, 0.999), description="of AdamW")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     teacher_momentum: float = Field(0.99, ge=0, le=1, description="at the beginning; 1 at the end")
 
@@ -264,10 +272,10 @@ def load_recipe(name_or_file: str) -> Configuration:
             "a .yaml file." + nearest(name_or_file, RECIPES)
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"recipe {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"recipe {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"recipe {path} must hold sections such as 'model:'.")
@@ -329,7 +337,7 @@ def parse_changes(settings: Iterable[str]) -> dict[str, Any]:
                 "optimization.epochs=20."
             )
         try:
-            changes[key.strip()] = yaml.safe_load(value)
+            changes[key.strip()] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise ConfigurationError(
                 f"the value of {word!r} is not valid YAML; write a number, a word or a list such "
@@ -363,8 +371,8 @@ def same_run(written: str, configuration: Configuration) -> bool:
     True
     """
     try:
-        before = Configuration.model_validate(yaml.safe_load(written))
-    except (yaml.YAMLError, ValidationError):
+        before = Configuration.model_validate(parse_yaml(written))
+    except (yaml.YAMLError, ValueError, RecursionError):
         return False
     free = {"views.residence": "auto", "views.ahead": 0}
     return configure(before, free) == configure(configuration, free)

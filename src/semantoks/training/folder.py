@@ -116,7 +116,7 @@ class Log:
         if not self._lines.is_file():
             return []
         rows = []
-        for line in self._lines.read_text(encoding="utf-8").splitlines():
+        for line in self._lines.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):  # a kill can tear the last line
                 rows.append(json.loads(line))
         return rows
@@ -179,7 +179,7 @@ def _is_whole(checkpoint: Path) -> bool:
     checksum = _checksum_file(checkpoint)
     if not checkpoint.is_file() or not checksum.is_file():
         return False
-    return checksum.read_text(encoding="ascii") == _checksum(checkpoint)
+    return checksum.read_bytes() == _checksum(checkpoint).encode("ascii")
 
 
 def _checksum_file(checkpoint: Path) -> Path:
@@ -203,7 +203,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read JSON that `write_json` wrote."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); restore it.") from error
     return content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -161,6 +162,8 @@ def effective_rank(features: Float[Tensor, "batch dim"]) -> float:
     2.0
     """
     centred = (features - features.mean(0)).cpu()  # not every GPU has float64
+    if not centred.isfinite().all():
+        return math.nan
     values = torch.linalg.svdvals(centred.double())
     total = values.sum()
     if total == 0:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from torch import Tensor
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.files import hold
 from semantoks.training.batches import Batch
 from semantoks.training.config import Configuration, paper, same_run, to_yaml
 from semantoks.training.distributed import ALONE, Ranks, join
@@ -105,12 +106,20 @@ def pretrain(
     >>> from semantoks.training.config import configure, tiny
     >>> run = pretrain(store, "runs/first", configure(tiny(), {"seed": 1}))  # doctest: +SKIP
     """
-    with join() as ranks:
-        recipe = configuration or paper()
-        pretraining = Pretraining(store, Path(out), recipe, resume=resume, ranks=ranks)
+    out, recipe = Path(out), configuration or paper()
+    with join() as ranks, alone_in(out) if ranks.first else contextlib.nullcontext():
+        pretraining = Pretraining(store, out, recipe, resume=resume, ranks=ranks)
         for damage in pretraining.damage() if ranks.first else ():
             notify(damage)
         return pretraining.run(progress, notify)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder: two processes in one would undo each other's files."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold(folder.with_name(f".{folder.name}.lock"), "pretrain"):
+        yield
 
 
 class Pretraining:
@@ -237,10 +246,16 @@ class Pretraining:
         if place:
             return
         last = self.step == self.plan.steps
+        self._check_weights()
         if epoch % self.configuration.logging.health_epochs == 0 or last:
             self._look()
         if epoch % self.configuration.logging.checkpoint_epochs == 0 and not last:
             self._save()
+
+    def _check_weights(self) -> None:
+        """Stop before weights that are not finite are saved or examined."""
+        if not all(bool(x.isfinite().all()) for x in self.model.parameters()):
+            raise InputError(self._not_finite("weights", math.nan, after=True))
 
     def _look(self) -> None:
         """Look at the health."""
@@ -260,6 +275,7 @@ class Pretraining:
         """Write a checkpoint of everything that the next step depends on."""
         if not self.ranks.first:
             return
+        self._check_weights()
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
@@ -297,19 +313,22 @@ class Pretraining:
     def _was_killed_before_its_first_checkpoint(self) -> bool:
         """Say whether the folder is that of a run like this one which never came to save."""
         written = self.folder / "config.yaml"
+        if not self.folder.exists() or all(x.name.startswith(".") for x in self.folder.iterdir()):
+            return True  # the first launch of a job that is always started with --resume
         if any(self.folder.glob("checkpoints/step-*.pt")) or not written.is_file():
             return False
         # The first checksum stands before its checkpoint; two are of checkpoints that were lost.
         if len([*self.folder.glob("checkpoints/step-*.sha256")]) > 1:
             return False
-        return same_run(written.read_text(encoding="utf-8"), self.configuration)
+        return same_run(written.read_text(encoding="utf-8", errors="replace"), self.configuration)
 
-    def _not_finite(self, what: str, value: float) -> str:
-        """Say what to do about a loss or a gradient that is not finite; neither is saved."""
+    def _not_finite(self, what: str, value: float, *, after: bool = False) -> str:
+        """Explain what to do about a loss, gradient or weights that are not finite."""
         last = max((self.folder / "checkpoints").glob("step-*.pt"), default=None)
         kept = f"The last good checkpoint is {last}." if last else "No checkpoint was written yet."
+        when = f"after step {self.step}" if after else f"of step {self.step + 1}"
         return (
-            f"the {what} of step {self.step + 1} is {value}; the run in {self.folder} stops. "
+            f"the {what} {when} is {value}; the run in {self.folder} stops. "
             f"{kept} Try a smaller optimization.learning_rate or a larger "
             "optimization.warmup_epochs, and look for extreme values in the store."
         )

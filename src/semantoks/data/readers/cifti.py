@@ -197,7 +197,7 @@ def _describe(series: _Series, atlas: Atlas, options: ReaderOptions) -> ScanFile
         phenotypes=known.phenotypes,
         notices=notices,
         beside=(*tables, *list_sidecars(series.name)),
-        load_takes_t_r=t_r is None,
+        load_takes_t_r=True,
     )
 
 
@@ -220,8 +220,8 @@ def _load(
     """Read one recording, shape (roi, time)."""
     path = series.name.path
     _check_denoising(series, asked)
-    own_t_r = agree_on_t_r(read_t_r(series.name), t_r_of_cifti(open_cifti(path), path), path)
-    t_r = own_t_r or t_r
+    header = t_r_of_cifti(open_cifti(path), path)
+    t_r = agree_on_t_r(read_t_r(series.name), header, path, t_r)
     if t_r is None and series.producer == "fmriprep" and options.denoise != "none":
         raise InputError(
             f"{path} does not say its repetition time, which denoising needs: confounds are "

@@ -52,7 +52,6 @@ from semantoks.data.images import (
     space_in_name,
 )
 from semantoks.data.recording import ReaderOptions, ScanFile
-from semantoks.data.tables import check_t_r
 from semantoks.errors import InputError
 
 IMAGES: Final = ("_bold.nii.gz", "_bold.nii")
@@ -193,7 +192,7 @@ def _describe(name: BidsName, atlas: Atlas, options: ReaderOptions) -> ScanFile:
         phenotypes=known.phenotypes,
         notices=_tell_shift(name, options),
         beside=(*_existing(_mask_place(name)), *list_confounds(name), *list_sidecars(name)),
-        load_takes_t_r=t_r is None,
+        load_takes_t_r=True,
     )
 
 
@@ -237,20 +236,23 @@ def _t_r_at_first_sight(name: BidsName) -> float | None:
     """Return the repetition time; NaN if that fails, which is complained of when it is loaded."""
     try:
         t_r = read_t_r(name)
-        return _t_r_of_header(nib.load(name.path), name.path) if t_r is None else t_r
+        return (
+            agree_on_t_r(t_r, _t_r_of_header(nib.load(name.path)), name.path)
+            if t_r is None
+            else t_r
+        )
     except (InputError, *DAMAGED):
         return math.nan
 
 
-def _t_r_of_header(image: Any, path: Path) -> float | None:
+def _t_r_of_header(image: Any) -> float | None:
     """Return the repetition time in seconds that the header of a volume gives, if it does."""
     zooms = image.header.get_zooms()
     unit = image.header.get_xyzt_units()[1]
     if len(zooms) < 4 or not zooms[3] > 0 or (unit not in _TIME_UNITS and zooms[3] == 1):
         # Tools that do not know the time leave 0, or 1 of no unit.
         return None
-    seconds = float(zooms[3]) * _TIME_UNITS.get(unit, 1.0)
-    return check_t_r(seconds, f"the repetition time in the header of {path}")
+    return float(zooms[3]) * _TIME_UNITS.get(unit, 1.0)
 
 
 def _load(
@@ -267,7 +269,7 @@ def _load(
         raise InputError(
             f"{path} has shape {image.shape}; (x, y, z, time) was expected. Export it again."
         )
-    t_r = agree_on_t_r(read_t_r(name), _t_r_of_header(image, path), path) or t_r
+    t_r = agree_on_t_r(read_t_r(name), _t_r_of_header(image), path, t_r)
     if t_r is None and options.denoise != "none":
         raise InputError(
             f"{path} does not say its repetition time, which denoising needs: confounds are "

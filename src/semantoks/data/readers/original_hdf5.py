@@ -35,7 +35,19 @@ def matches(source: Path) -> bool:
 
 def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     """Find the scans of a file."""
-    archive = _Archive(source)
+    try:
+        return _list_scans(_Archive(source), source, atlas)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{source} is damaged: its structure cannot be read ({error}). Copy or download it "
+            "again."
+        ) from error
+
+
+def _list_scans(archive: _Archive, source: Path, atlas: Atlas) -> list[ScanFile]:
+    """List the rows of an open archive."""
     file = archive.open()
     parts = _find_parts(file, source, atlas)
     n_scans = _check_shapes(file, source, atlas, parts)
@@ -78,6 +90,17 @@ class _Archive:
         if self._file is None:
             try:
                 self._file = h5py.File(self.path, "r", rdcc_nbytes=_CACHE_BYTES)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{self.path} is locked: another program has it open for writing. Close it "
+                    "there; on a network disk without locks, set the environment variable "
+                    "HDF5_USE_FILE_LOCKING=FALSE."
+                ) from error
+            except PermissionError as error:
+                raise InputError(
+                    f"{self.path} may not be read by this user ({error.strerror}). Ask its owner "
+                    "for the permission to read it."
+                ) from error
             except OSError as error:
                 raise InputError(
                     f"{self.path} cannot be opened as an HDF5 file: {error}. The file is damaged "
