@@ -105,9 +105,9 @@ def encode_store(data: Path, encoding: Encoding, working: Working, output: Outpu
     """Describe the scans of a store."""
     from semantoks.data.store import Store
 
-    store = Store.open(data)
+    store = Store.open(data).verify()
     embeddings = _encode(store, _load(encoding), encoding, working, output)
-    _write(embeddings, store, encoding)
+    _write(embeddings, store, encoding, output)
     _say(embeddings, encoding, output)
 
 
@@ -150,7 +150,7 @@ def encode_recordings(
         wanted = keep_store or not encoding.is_table
         if wanted and not (place / PAGE).exists():
             draw_quality_page(place, output)
-        _write(dataclasses.replace(embeddings, provenance=provenance), store, encoding)
+        _write(dataclasses.replace(embeddings, provenance=provenance), store, encoding, output)
     _say(embeddings, encoding, output, report)
 
 
@@ -279,14 +279,22 @@ def _encode(
         )
 
 
-def _write(embeddings: Embeddings, store: Store, encoding: Encoding) -> None:
+def _write(embeddings: Embeddings, store: Store, encoding: Encoding, output: Output) -> None:
     """Write the features, and beside them in a dataset what says how good the scans are."""
     from semantoks.data.store import COVERAGE, QUALITY, Files
+    from semantoks.data.store_writer import COLUMNS
     from semantoks.evaluation.derivatives import write_bids_derivatives
     from semantoks.evaluation.embedding import write_embeddings
 
+    known = store.scans.set_index("scan", drop=False).loc[
+        embeddings.frame["scan"].astype(str).tolist()
+    ]
+    phenotypes = known.drop(columns=[name for name in COLUMNS if name != "t_r"])
     if encoding.is_table:
         write_embeddings(embeddings, encoding.out)
+        names = ", ".join(phenotypes.columns.drop("t_r"))
+        if names:
+            output.say(f"What tables say of the scans ({names}) is not in {encoding.out}.")
         return
     beside = [store.path / name for name in (QUALITY, COVERAGE, PAGE)]
     beside.append(Files.of(store.path).refused)
@@ -296,6 +304,7 @@ def _write(embeddings: Embeddings, store: Store, encoding: Encoding) -> None:
         encoding.out,
         sources=dict(scans.itertuples(index=False)),
         files=[path for path in beside if path.is_file()],
+        phenotypes=phenotypes,
     )
 
 

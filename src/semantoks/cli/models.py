@@ -57,7 +57,7 @@ def _describe_store(path: Path) -> dict[str, Any]:
     """Collect what a person wants to know of a store."""
     from semantoks.data.store import Store
 
-    store = Store.open(path)
+    store = Store.open(path).verify()
     scans = store.scans
     return {
         "kind": "store",

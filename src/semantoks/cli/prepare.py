@@ -127,6 +127,7 @@ def prepare(
     """
     from semantoks.data.atlas import Atlas
     from semantoks.data.signal import Preprocessing
+    from semantoks.data.store import is_store
 
     recordings.check()
     if not filter and (recordings.high_pass, recordings.low_pass) != (None, None):
@@ -137,6 +138,7 @@ def prepare(
         usual = Preprocessing(target_t_r=target_t_r, detrend=detrend)
     else:
         usual = Preprocessing(target_t_r=target_t_r, detrend=detrend, high_pass=None, low_pass=None)
+    drawn = out / PAGE
     report = write_store(
         source,
         out,
@@ -147,6 +149,8 @@ def prepare(
         working=working,
         output=output,
         ignore=[Path(atlas)],
+        # Killed between the store and its page: the same call draws it.
+        existing="reuse" if quality_page and is_store(out) and not drawn.exists() else "refuse",
     )
     page = draw_quality_page(report.path, output) if quality_page else None
     _say_prepared(report, page, output)

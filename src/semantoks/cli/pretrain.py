@@ -95,7 +95,7 @@ def pretrain(
     configuration = configure(load_recipe(recipe), changes)
     if dry_run and resume:
         raise ConfigurationError("--dry-run and --resume exclude each other; choose one.")
-    store = Store.open(data)
+    store = Store.open(data).verify()
     chosen = _chosen(store, subjects, split, repeat, fold)
     part = [] if subjects is None else ["--subjects", str(subjects)]
     if split is not None:

@@ -87,7 +87,7 @@ def probe(
             "two files of --embeddings have the same name, but the table names methods after "
             f"files: {', '.join(map(str, embeddings))}. Rename one."
         )
-    store = Store.open(data)
+    store = Store.open(data).verify()
     seen = _seen(store, exclude_seen or ())
     with output.progress(f"probing {target}") as advance:
         comparison = compare(
@@ -196,7 +196,7 @@ def audit(
         )
     with output.progress("auditing") as advance:
         found = look(
-            Store.open(data),
+            Store.open(data).verify(),
             {name: read_embeddings(path) for name, path in files.items()},
             target=target,
             provenances={name: load_model(path).provenance for name, path in folders.items()},
@@ -309,7 +309,7 @@ def decode(
 
     if out.exists():
         raise InputError(f"{out} exists; choose another --out or remove it.")
-    store, encoder = Store.open(data), load_model(model).encoder
+    store, encoder = Store.open(data).verify(), load_model(model).encoder
     if untrained:
         encoder = fresh_weights(encoder, seed)
     found = find_events(store, events, missing=missing_events)
@@ -414,7 +414,7 @@ def reliability(
         )
     with output.progress("measuring reliability") as advance:
         found = measure_reliability(
-            Store.open(data),
+            Store.open(data).verify(),
             {name: read_embeddings(path) for name, path in files.items()},
             models={name: load_encoder(path) for name, path in folders.items()},
             sessions=sessions,

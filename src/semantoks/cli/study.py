@@ -155,7 +155,7 @@ def ablate(
     from semantoks.training.config import configure, load_recipe, parse_changes
 
     ablation = run_ablation(
-        Store.open(data),
+        Store.open(data).verify(),
         out,
         configure(load_recipe(recipe), parse_changes(set or [])),
         target,
@@ -243,7 +243,7 @@ def scale(
     from semantoks.training.config import configure, load_recipe, parse_changes
 
     scaling = run_scaling(
-        Store.open(data),
+        Store.open(data).verify(),
         out,
         configure(load_recipe(recipe), parse_changes(set or [])),
         target,

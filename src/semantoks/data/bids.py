@@ -49,6 +49,10 @@ class BidsName:
         """The entities that tell recordings apart, joined as in the name; the stem if none do."""
         return self._join(RECORDING) or self.path.name.removesuffix(self.extension)
 
+    def is_of(self, other: BidsName, *, without: str = "") -> bool:
+        """Tell whether two files are of one recording; run-1 and run-01 are one run."""
+        return all(same_label(self.get(key), other.get(key)) for key in RECORDING if key != without)
+
     def _join(self, keys: Sequence[str]) -> str:
         """Join entities as they stand in names."""
         return "_".join(f"{key}-{self.entities[key]}" for key in keys if key in self.entities)
@@ -130,7 +134,7 @@ def keep_wanted(
         if wanted is None or not kept:
             continue
         there = sorted({name.get(entity) or "(none)" for name in kept})
-        kept = [name for name in kept if _same_label(name.get(entity), wanted)]
+        kept = [name for name in kept if same_label(name.get(entity), wanted)]
         if not kept:
             raise InputError(
                 f"{source} holds no recording with {entity}-{wanted}; there are "
@@ -139,7 +143,7 @@ def keep_wanted(
     return kept
 
 
-def _same_label(label: str, wanted: str) -> bool:
+def same_label(label: str, wanted: str) -> bool:
     """Compare two labels; numbers may have leading zeros."""
     if label.isdecimal() and wanted.isdecimal():
         return int(label) == int(wanted)

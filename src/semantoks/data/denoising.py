@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_NAME: Final = re.compile(r"_desc-confounds_(timeseries|regressors)\.tsv(\.gz)?")
+_NAME: Final = re.compile(r"_desc-confounds(_part-mag)?_(timeseries|regressors)\.tsv(\.gz)?$")
 _RIGID: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 _DISPLACEMENT: Final = "framewise_displacement"
 MOTION_COLUMNS: Final = (_DISPLACEMENT, "std_dvars", "non_steady_state_outlier")
@@ -59,11 +59,12 @@ def find_confounds(image: BidsName) -> Path | None:
     """Find the confounds table of an image."""
     folder = image.path.parent
     candidates = [
-        path for path in folder.glob(f"{image.subject}*_desc-confounds_*") if _is_table(path)
+        path for path in folder.glob(f"{image.subject}*_desc-confounds*") if _is_table(path)
     ]
-    fitting = [
-        path for path in sorted(candidates) if parse_bids_name(path).recording == image.recording
-    ]
+    tables = {path: parse_bids_name(path) for path in sorted(candidates)}
+    fitting = [path for path, table in tables.items() if table.is_of(image)]
+    if not fitting:  # echoes are combined into one series, and have one table
+        fitting = [path for path, table in tables.items() if table.is_of(image, without="echo")]
     if len(fitting) > 1:
         raise InputError(
             f"{image.path} has {len(fitting)} confounds tables: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import zlib
 from functools import lru_cache
@@ -48,6 +49,21 @@ def explain_damage(path: Path, error: BaseException) -> str:
         f"{path} cannot be read: {error or type(error).__name__}. It is cut off, or a link to a "
         "file that was not downloaded; copy it again."
     )
+
+
+def check_stream(path: Path) -> None:
+    """Read a compressed file to its end, where its checksum stands: readers stop before it."""
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path, "rb") as stream:
+            while stream.read(1 << 20):
+                pass
+    except DAMAGED as error:
+        raise InputError(
+            f"{path} is damaged ({error}): its content is not what was compressed. Copy or "
+            "download it again; gzip -t tells whether a file is whole."
+        ) from error
 
 
 def space_in_name(name: str) -> str:
@@ -157,6 +173,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=2)
 def _read_labels(path: Path, _stamp: tuple[int, int]) -> tuple[Any, NDArray[np.int32]]:
     """Read the atlas image and its labels."""
+    check_stream(path)
     try:
         image = nib.load(path)
         values = np.asarray(image.dataobj)
@@ -240,6 +257,7 @@ def mask_on_grid(path: Path, image: Any) -> NDArray[np.bool_]:
     """Read a brain mask on the grid of a recording."""
     from nilearn.image import resample_img
 
+    check_stream(path)
     try:
         mask = nib.load(path)
         inside = np.asarray(mask.dataobj).squeeze() > 0
@@ -281,8 +299,31 @@ def average_rois(
     counts = np.bincount(members[measured], minlength=n_rois)
     series = sums / np.maximum(counts, 1)[:, None]
     covered = counts / np.maximum(grid.expected, 1)
-    series[(covered < min_coverage) | (counts == 0)] = np.nan
+    unseen = (covered < min_coverage) | (counts == 0)
+    if unseen.all():
+        raise InputError(_explain_no_overlap(image, grid, mask))
+    series[unseen] = np.nan
     return series
+
+
+def _explain_no_overlap(image: Any, grid: LabelGrid, mask: NDArray[np.bool_]) -> str:
+    """Explain why no ROI of the atlas lies within what was measured."""
+    codes = [int(image.header[f"{kind}_code"]) for kind in ("sform", "qform")]
+    place = "outside of its field of view" if not grid.labels.any() else "outside of its brain mask"
+    if not mask.any():
+        place = "nowhere, since its brain mask is empty"
+    orientation = (
+        "The header has no orientation (sform_code and qform_code are 0), so that nobody knows "
+        "where its voxels lie: write it again from an image that has one."
+        if not any(codes)
+        else "Check that both are in the space that their names say, and look at them together in "
+        "a viewer."
+    )
+    return (
+        f"{image.get_filename()} and the atlas image hardly overlap: all ROIs lie, for the most "
+        f"part, {place}, or where it holds nothing but zeros. "
+        f"{orientation}"
+    )
 
 
 def _read_volumes(image: Any, when: slice) -> NDArray[np.float32]:

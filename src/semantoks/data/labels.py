@@ -87,6 +87,7 @@ def match_labels(
     """
     exact = {label: i for i, label in enumerate(atlas.labels)}
     plain, seventeen = _known_keys(atlas)
+    _check_release([name for name in given if name not in exact and _key(name) not in plain], where)
     rois: list[int] = []
     kinds: list[Naming] = []
     for name in given:
@@ -112,6 +113,21 @@ def match_labels(
     unknown = tuple(name for name, roi in zip(given, rois, strict=True) if roi < 0)
     order: tuple[Naming, ...] = ("17-network", "respelled", "exact", "none")
     return LabelMatch(positions, unknown, next(kind for kind in order if kind in [*kinds, "none"]))
+
+
+def _check_release(unknown: Sequence[str], where: str) -> None:
+    """Refuse the names that the Schaefer parcels had before 2019-09 (CBIG v0.14.3).
+
+    Of 400 parcels, 58 had names that are gone, and 8 names now mean the next parcel.
+    """
+    old = [name for name in _bare(unknown) if _OLD_SCHAEFER.fullmatch(name)]
+    if len(old) >= _FEW:
+        raise InputError(
+            f"{where} has the names of an older release of the Schaefer atlas, from before "
+            f"2019-09 (CBIG v0.14.3): {tell(old)}. Other names of that release mean the next "
+            "parcel today. Write the labels of the current release instead: the parcels have kept "
+            "their order, so that line i of the old table is line i of the new one."
+        )
 
 
 def refuse_unknown(match: LabelMatch, given: Sequence[str], atlas: Atlas, *, where: str) -> None:
@@ -149,6 +165,14 @@ def seventeen_network_names() -> Mapping[str, str]:
     path = resources.files("semantoks.data") / "atlases" / "schaefer400-17network-names.tsv"
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     return {label: label17 for label, label17, _ in sorted(rows, key=lambda row: int(row[2]))}
+
+
+_FEW: Final = 10
+_OLD_SCHAEFER: Final = re.compile(
+    r"LH_SalVentAttn_FrOper_\d|RH_SalVentAttn_FrOper_[1-8]|LH_Cont_PFCl_9"
+    r"|LH_Default_Temp_1[1-7]|[LR]H_Default_PCC_\d+|RH_Default_PFCm_\d+"
+)
+"""Names of 7 networks that no parcel of 400 has today."""
 
 
 @lru_cache(maxsize=8)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -72,13 +75,18 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} is not a store: it {what}. {hint}")
     try:
         description = json.loads(files.description.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{files.description} cannot be read ({error}). Restore the file, or prepare the store "
             "again."
         ) from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError(f"{files.description} is not the description of a semantoks store.")
+    if "checksum" in description and description.pop("checksum") != checksum_of(description):
+        raise InputError(
+            f"{files.description} is damaged: it is not what was written. Restore the file, or "
+            "prepare the store again."
+        )
     version = description.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
@@ -87,6 +95,27 @@ def read_description(folder: Path) -> dict[str, Any]:
             "semantoks, or prepare the store again."
         )
     return description
+
+
+def checksum_of(description: Mapping[str, Any]) -> str:
+    """Compute the checksum of the description of a store."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest_of(file: Path) -> str:
+    """Compute the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_digest(file: Path, digests: Mapping[str, str]) -> None:
+    """Compare a file with its SHA-256 in store.json; older stores have none."""
+    if file.name in digests and file.is_file() and file_digest_of(file) != digests[file.name]:
+        raise InputError(
+            f"{file} is damaged: its SHA-256 is not the one in store.json. Copy the store again, "
+            "or prepare it again."
+        )
 
 
 def map_array(file: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
@@ -101,7 +130,7 @@ def map_array(file: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> ND
         raise InputError(
             f"the store {file.parent} lacks {file.name}. Restore it, or prepare the store again."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, TokenError) as error:
         raise InputError(f"{file} cannot be read: {error}. Prepare the store again.") from error
     if found_shape != shape or found_dtype != np.dtype(dtype) or fortran:
         raise InputError(
@@ -181,6 +210,7 @@ class Store:
     valid: NDArray[np.bool_]
     samples: NDArray[np.float16]
     n_unnamed_subjects: int = 0
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -218,6 +248,9 @@ class Store:
                 f"{files.description} does not describe a store: {reason}. Restore the file, or "
                 "prepare the store again."
             ) from error
+        digests = description.get("sha256", {})
+        for file in (files.positions, files.valid):
+            check_digest(file, digests)
         index = map_array(files.positions, (n_scans, 3), np.int64)
         offsets, lengths, subject_codes = (np.array(column) for column in index.T)
         if not np.array_equal(offsets, np.cumsum(lengths) - lengths) or lengths.sum() != n_samples:
@@ -234,7 +267,25 @@ class Store:
             valid=map_array(files.valid, (n_scans, len(atlas)), np.bool_),
             samples=map_array(files.series, (n_samples, len(atlas)), np.float16),
             n_unnamed_subjects=n_unnamed,
+            digests=digests,
         )
+
+    def verify(self) -> Self:
+        """Compare every file of the store with its SHA-256.
+
+        Returns
+        -------
+        Store
+            The store itself.
+
+        Raises
+        ------
+        InputError
+            If a file is not what was written; stores of older versions have no checksums.
+        """
+        for name in self.digests:
+            check_digest(self.path / name, self.digests)
+        return self
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -280,9 +331,10 @@ class Store:
         import pandas as pd
 
         file = Files.of(self.path).scans
+        check_digest(file, self.digests)
         try:
             table = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # pyarrow raises whatever a damaged file makes it
             raise InputError(
                 f"the table of scans {file} cannot be read ({error}). Restore the file, or prepare "
                 "the store again."
@@ -291,6 +343,12 @@ class Store:
             raise InputError(
                 f"the table of scans {file} does not fit the series beside it: it has {len(table)} "
                 f"row(s), the store {len(self)} scan(s). Prepare the store again."
+            )
+        codes = pd.factorize(table["subject"])[0]
+        if not np.array_equal(codes, pd.factorize(self.subject_codes)[0]):
+            raise InputError(
+                f"the table of scans {file} and {Files.of(self.path).positions} do not agree about "
+                "which scans are of one subject. Prepare the store again."
             )
         return table
 
@@ -306,6 +364,7 @@ class Store:
         import pandas as pd
 
         file = Files.of(self.path).refused
+        check_digest(file, self.digests)
         try:
             return pd.read_csv(file, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
@@ -331,6 +390,7 @@ class Store:
         import pandas as pd
 
         file = self.path / QUALITY
+        check_digest(file, self.digests)
         try:
             return pd.read_parquet(file)
         except FileNotFoundError as error:

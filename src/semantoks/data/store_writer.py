@@ -30,6 +30,8 @@ from semantoks.data.store import (
     QUALITY,
     Files,
     Store,
+    checksum_of,
+    file_digest_of,
     lock_file,
     partial_folder,
     read_description,
@@ -357,7 +359,7 @@ def find_equal_store(
     if not path.exists():
         return None
     try:
-        store, written = Store.open(path), read_description(path).get("request")
+        store, written = Store.open(path).verify(), read_description(path).get("request")
     except InputError as error:
         raise OtherStoreError(str(error)) from error
     asked = json.loads(json.dumps(dict(request)))
@@ -599,6 +601,9 @@ class StoreWriter:
                 n_samples=self._n_samples,
                 n_unnamed_subjects=n_unnamed_subjects,
             )
+            kept = [x for x in (*self._files, *tables) if x != self._files.description]
+            description["sha256"] = {file.name: file_digest_of(file) for file in kept}
+            description["checksum"] = checksum_of(description)
             text = json.dumps(description, indent=1, allow_nan=False)
             self._files.description.write_text(text + "\n", encoding="utf-8")
             for file in (*self._files, *tables):

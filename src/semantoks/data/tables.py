@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -536,8 +537,41 @@ def complete(
             f"{explain_nameless(len(nameless))} They are {name_scans(nameless)}, and the policy is "
             "strict."
         )
-    named = [dataclasses.replace(scan, subject=scan.subject or scan.scan) for scan in timed]
+    named = [
+        dataclasses.replace(scan, subject=plain_id(scan.subject) or scan.scan) for scan in timed
+    ]
+    named = _tell_alike(named)
     return Completed(named, frozenset(scan.scan for scan in nameless), refused)
+
+
+def plain_id(text: str) -> str:
+    """Write an identifier in one way: composed letters, without blanks or invisible characters.
+
+    Examples
+    --------
+    >>> plain_id("Zoe\u0308\u200b ") == "Zo\u00eb"
+    True
+    """
+    seen = "".join(x for x in text if unicodedata.category(x) not in ("Cf", "Cc"))
+    return " ".join(unicodedata.normalize("NFC", seen).split())
+
+
+def _tell_alike(scans: Sequence[ScanFile]) -> list[ScanFile]:
+    """Note subjects whose identifiers differ in case or width only."""
+    alike: dict[str, set[str]] = {}
+    for scan in scans:
+        key = unicodedata.normalize("NFKC", scan.subject).casefold()
+        alike.setdefault(key, set()).add(scan.subject)
+    several = [" and ".join(sorted(ids)) for ids in alike.values() if len(ids) > 1]
+    if not several:
+        return list(scans)
+    shown = "; ".join(several[:5]) + ("; ..." if len(several) > 5 else "")
+    notice = (
+        f"{len(several)} group(s) of subject identifiers look alike but for case: {shown}. Each is "
+        "a subject of its own here; if they are the same person, write them alike in the table."
+    )
+    first = dataclasses.replace(scans[0], notices=(*scans[0].notices, notice))
+    return [first, *scans[1:]]
 
 
 def explain_nameless(n_scans: int) -> str:

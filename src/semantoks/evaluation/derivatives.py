@@ -35,6 +35,7 @@ def write_bids_derivatives(
     *,
     sources: Mapping[str, str] | None = None,
     files: Iterable[Path] = (),
+    phenotypes: pd.DataFrame | None = None,
 ) -> Path:
     """Write embeddings as a BIDS derivative dataset.
 
@@ -55,7 +56,8 @@ def write_bids_derivatives(
             _describe(beside, embeddings.provenance)
             write_embeddings(embeddings, beside / TABLE)
             written = _write_scans(beside, embeddings, stems, sources or {})
-            _write_indices(beside, embeddings.frame, stems, written)
+            known = pd.DataFrame(index=embeddings.frame.index) if phenotypes is None else phenotypes
+            _write_indices(beside, embeddings.frame, stems, written, known)
             for file in files:
                 shutil.copyfile(file, beside / file.name)
     except FileExistsError as error:
@@ -199,17 +201,30 @@ def _write_scans(
     return written
 
 
-def _write_indices(folder: Path, frame: pd.DataFrame, stems: list[str], written: list[str]) -> None:
+def _write_indices(
+    folder: Path,
+    frame: pd.DataFrame,
+    stems: list[str],
+    written: list[str],
+    phenotypes: pd.DataFrame,
+) -> None:
     """Write who is in the dataset, and which file is of which scan."""
     people = [stem.split("_")[0] for stem in stems]
-    pd.DataFrame({"participant_id": sorted(set(people))}).to_csv(
-        folder / "participants.tsv", sep="\t", index=False
-    )
+    about = phenotypes.reset_index(drop=True).assign(participant_id=people)
+    by_subject = about.groupby("participant_id", sort=True)
+    # What differs between the scans of a subject belongs to the scans.
+    counts = by_subject.nunique(dropna=False)
+    constant = [str(name) for name in phenotypes if (counts[name] == 1).all()]
+    about[["participant_id", *constant]].drop_duplicates("participant_id").sort_values(
+        "participant_id"
+    ).to_csv(folder / "participants.tsv", sep="\t", index=False, na_rep="n/a")
     index = pd.DataFrame({"filename": written, "scan": frame["scan"].astype(str)})
     for column in ("subject", "session", "site"):
         if column in frame.columns:
             index[column] = frame[column].fillna("").astype(str).replace("", "n/a").to_numpy()
-    index.to_csv(folder / "scans.tsv", sep="\t", index=False)
+    for column in phenotypes.columns.difference([*constant, *index.columns], sort=False):
+        index[column] = phenotypes[column].to_numpy()
+    index.to_csv(folder / "scans.tsv", sep="\t", index=False, na_rep="n/a")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

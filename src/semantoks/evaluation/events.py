@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from semantoks.data.signal import filter_series
@@ -158,12 +159,25 @@ def share_that_passes(
     """
     before, after = 0.0, 0.0
     high_pass, low_pass = store.preprocessing.band
+    cut = seconds_cut(store)
     for scan, table in events.items():
-        courses = _contrasts(table, conditions, int(store.lengths[scan]), store.t_r)
+        shifted = table.assign(onset=table["onset"] - cut[scan])
+        courses = _contrasts(shifted, conditions, int(store.lengths[scan]), store.t_r)
         before += float((courses**2).sum())
         after += float((filter_series(courses, store.t_r, high_pass, low_pass) ** 2).sum())
     # At the ends of a short scan the filter may add a little to what it keeps.
     return min(1.0, after / before) if before > 0 else 0.0
+
+
+def seconds_cut(store: Store) -> Float[NDArray[np.float64], "scan"]:
+    """Return how long after the first volume of its file each series begins, in seconds.
+
+    Onsets count from the first volume; readers cut volumes before the steady state off.
+    """
+    scans = store.scans
+    if "n_non_steady" not in scans:
+        return np.zeros(len(store))
+    return (scans["n_non_steady"].fillna(0) * scans["t_r"]).to_numpy(np.float64)
 
 
 def _contrasts(
@@ -248,6 +262,7 @@ def block_windows(
     _check_conditions(events, conditions)
     left_out: Counter[str] = Counter()
     windows: list[_Window] = []
+    cut = seconds_cut(store)
     for scan in sorted(events):
         kept = _usable(events[scan], conditions, left_out)
         for onset, duration, label in kept.itertuples(index=False):
@@ -257,7 +272,7 @@ def block_windows(
                     raise InputError(_too_short(store, scan, onset, duration, label, length))
                 left_out["shorter than a window"] += 1
             for begin in starts:
-                start = round((onset + delay + begin) / store.t_r)
+                start = round((onset - cut[scan] + delay + begin) / store.t_r)
                 if 0 <= start <= store.lengths[scan] - length:
                     windows.append(_Window(scan, start, label, onset))
                 elif outside == "refuse":

@@ -133,6 +133,12 @@ class ArrayRules:
                 f"atlas {atlas.name!r} was expected."
                 + (" Transpose it." if turned else " Give the atlas that it was extracted with.")
             )
+        if own is None and series.shape[0] == series.shape[1]:
+            raise InputError(
+                f"{name} has shape {series.shape}, and atlas {atlas.name!r} has {len(atlas)} ROIs: "
+                "either axis may be time. Give it as Recording(series, t_r, atlas), whose rows are "
+                "the ROIs."
+            )
         return ArrayScan(name, series, self._t_r_of(name, scan), atlas)
 
     def _t_r_of(self, name: str, scan: Any) -> float:

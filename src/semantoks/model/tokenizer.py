@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -95,11 +96,11 @@ class SemanticTokenizer(nn.Module):
             for size in atlas.network_sizes
         )
         # A network's ROIs need not stand together: gathered once, every network is a slice.
-        order = torch.cat([torch.as_tensor(indices) for indices in atlas.network_indices])
+        order = np.concatenate(atlas.network_indices)
         self.sizes = list(atlas.network_sizes)
-        self.sorted = bool((order == torch.arange(len(order))).all())
+        self.sorted = bool((np.diff(order) > 0).all())
         self.order: Tensor
-        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("order", torch.as_tensor(order), persistent=False)
 
     def forward(
         self,

@@ -238,7 +238,7 @@ _DAMAGED: Final = (
 )
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
 _TABLE: Final = re.compile(
-    r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds_(?:timeseries|regressors))"
+    r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds(?:_[a-z]+-[A-Za-z0-9]+)*_(?:timeseries|regressors))"
     r"\.(?:csv|tsv|txt|parquet)"
 )
 """Tables that describe scans and are none."""

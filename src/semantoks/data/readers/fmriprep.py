@@ -46,6 +46,7 @@ from semantoks.data.images import (
     atlas_space,
     average_rois,
     check_label_image,
+    check_stream,
     explain_damage,
     labels_on_grid,
     mask_on_grid,
@@ -107,7 +108,8 @@ def explain_unread(source: Path) -> str:
     return ""
 
 
-_ENDINGS: Final = ("_desc-preproc_bold.nii.gz", "_desc-preproc_bold.nii")
+_PREPROCESSED: Final = re.compile(r"_desc-preproc(_part-mag)?_bold\.nii(\.gz)?$")
+"""fMRIPrep 20.2.3 wrote the entity part behind desc."""
 _TIME_UNITS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
@@ -120,7 +122,10 @@ class Known(NamedTuple):
 
 def matches(source: Path) -> bool:
     """Say whether a path is, or holds, preprocessed volumes of fMRIPrep."""
-    return any("_space-" in path.name for path in list_files(source, _ENDINGS))
+    return any(
+        "_space-" in path.name and _PREPROCESSED.search(path.name)
+        for path in list_files(source, IMAGES)
+    )
 
 
 def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> list[ScanFile]:
@@ -130,7 +135,7 @@ def find(source: Path, atlas: Atlas, options: ReaderOptions | None = None) -> li
         options, denoise="simple" if options.denoise == "auto" else options.denoise
     )
     images = list_files(source, IMAGES)
-    names = [parse_bids_name(path) for path in images if path.name.endswith(_ENDINGS)]
+    names = [parse_bids_name(path) for path in images if _PREPROCESSED.search(path.name)]
     names = [name for name in names if name.get("space")]
     names = keep_wanted(names, options, source, ("task", "run", "space", "res"))
     names = _in_space(names, options, source)
@@ -260,6 +265,7 @@ def _load(
 ) -> NDArray[np.float64]:
     """Average one recording in ROIs and clean it, shape (roi, time)."""
     name = parse_bids_name(path)
+    check_stream(path)
     try:
         # Kept open, a compressed file is read once from begin to end, and not once a part.
         image = nib.load(path, keep_file_open=True)
@@ -290,7 +296,8 @@ def _existing(path: Path) -> tuple[Path, ...]:
 
 def _mask_place(name: BidsName) -> Path:
     """Return where the brain mask of a volume would be."""
-    return name.path.with_name(name.path.name.replace("_desc-preproc_bold.", "_desc-brain_mask."))
+    mask = _PREPROCESSED.sub(r"_desc-brain\1_mask.nii\2", name.path.name)
+    return name.path.with_name(mask)
 
 
 def _mask_of(name: BidsName) -> Path:
