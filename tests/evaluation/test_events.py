@@ -155,7 +155,7 @@ def test_short_blocks_are_refused_centred_or_dropped_as_asked(store):
 
 def test_windows_outside_of_the_scan_are_refused_or_dropped(store):
     events = {0: table((-10, 20, "faces"), (60, 20, "shapes"), (180, 20, "faces"))}
-    with pytest.raises(InputError, match="samples -2 to 7, but the scan has 100"):
+    with pytest.raises(InputError, match="samples -3 to 6, but the scan has 100"):
         block_windows(store, events, length=10)
     windows = block_windows(store, events, length=10, outside="drop")
     assert windows.label.tolist() == ["shapes"]

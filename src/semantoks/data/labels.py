@@ -120,7 +120,7 @@ def _check_release(unknown: Sequence[str], where: str) -> None:
 
     Of 400 parcels, 58 had names that are gone, and 8 names now mean the next parcel.
     """
-    old = [name for name in _bare(unknown) if _OLD_SCHAEFER.fullmatch(name)]
+    old = [name for name in unknown if _key(name) in _keys_before_2019()]
     if len(old) >= _FEW:
         raise InputError(
             f"{where} has the names of an older release of the Schaefer atlas, from before "
@@ -168,11 +168,21 @@ def seventeen_network_names() -> Mapping[str, str]:
 
 
 _FEW: Final = 10
-_OLD_SCHAEFER: Final = re.compile(
-    r"LH_SalVentAttn_FrOper_\d|RH_SalVentAttn_FrOper_[1-8]|LH_Cont_PFCl_9"
-    r"|LH_Default_Temp_1[1-7]|[LR]H_Default_PCC_\d+|RH_Default_PFCm_\d+"
-)
-"""Names of 7 networks that no parcel of 400 has today."""
+
+
+@cache
+def _keys_before_2019() -> frozenset[_Key]:
+    """Return the spellings of the names that 58 of 400 parcels of 7 networks had before 2019-09."""
+    runs = {
+        "LH_SalVentAttn_FrOper": range(1, 10),
+        "LH_Cont_PFCl": range(9, 10),
+        "LH_Default_Temp": range(11, 18),
+        "LH_Default_PCC": range(1, 12),
+        "RH_SalVentAttn_FrOper": range(1, 9),
+        "RH_Default_PFCm": range(1, 14),
+        "RH_Default_PCC": range(1, 10),
+    }
+    return frozenset(_key(f"{name}_{i}") for name, numbers in runs.items() for i in numbers)
 
 
 @lru_cache(maxsize=8)

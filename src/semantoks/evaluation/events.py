@@ -272,7 +272,8 @@ def block_windows(
                     raise InputError(_too_short(store, scan, onset, duration, label, length))
                 left_out["shorter than a window"] += 1
             for begin in starts:
-                start = round((onset - cut[scan] + delay + begin) / store.t_r)
+                # Halves go down, whatever was cut off: round() would send them to even samples.
+                start = math.ceil((onset - cut[scan] + delay + begin) / store.t_r - 0.5)
                 if 0 <= start <= store.lengths[scan] - length:
                     windows.append(_Window(scan, start, label, onset))
                 elif outside == "refuse":
