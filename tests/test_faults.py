@@ -97,6 +97,22 @@ def test_subject_codes_must_agree_with_the_table(store: Path) -> None:
         _ = sk.Store.open(store).scans
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.6, 0.9])
+def test_one_flipped_bit_of_features_is_found(tmp_path: Path, suffix: str, share: float) -> None:
+    rows = {"scan": ["a", "b"], "subject": ["a", "b"], "mean_0000": [0.5, 0.25]}
+    path = tmp_path / f"f{suffix}"
+    provenance = {"features": "mean", "windows": 8}
+    sk.write_embeddings(sk.Embeddings(pd.DataFrame(rows), provenance), path)
+    assert sk.read_embeddings(path).provenance == provenance
+    for file in (path, tmp_path / f"f{suffix}.json"):
+        keep = file.read_bytes()
+        flip(file, int(share * len(keep)))
+        with pytest.raises(InputError):
+            sk.read_embeddings(path)
+        file.write_bytes(keep)
+
+
 @pytest.mark.parametrize("place", [-1, -5, -20])
 def test_compressed_files_are_read_to_their_checksum(tmp_path: Path, place: int) -> None:
     file = tmp_path / "x.nii.gz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,10 @@ class Embeddings:
         return self.frame[self.feature_names].to_numpy(dtype=np.float64)
 
 
+_SEAL: Final = "sha256"
+"""Key of the sidecar that holds the checksum of both files."""
+
+
 def write_embeddings(embeddings: Embeddings, path: str | Path) -> None:
     """Write embeddings to a Parquet or CSV file, with their provenance beside it.
 
@@ -122,13 +127,15 @@ def write_embeddings(embeddings: Embeddings, path: str | Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside, replacing(_sidecar(path)) as beside_sidecar:
-            beside_sidecar.write_text(text + "\n", encoding="utf-8")
             if path.suffix == ".csv":
                 frame.to_csv(beside, index=False)
             else:
                 table = pa.Table.from_pandas(frame, preserve_index=False)
                 metadata = {**(table.schema.metadata or {}), _METADATA_KEY: text.encode()}
                 pq.write_table(table.replace_schema_metadata(metadata), beside)
+            content = json.loads(text)
+            sealed = content | {_SEAL: _seal_of(beside, content)}
+            beside_sidecar.write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"embeddings could not be written to {path}: {error}.") from error
 
@@ -157,9 +164,12 @@ def read_embeddings(path: str | Path) -> Embeddings:
     if not path.is_file():
         raise InputError(f"there is no file of embeddings {path}.")
     try:
+        beside = _read_sidecar(path)
         frame, text = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
-        provenance = json.loads(text) if text else {}
-    except (OSError, ValueError, pa.ArrowException) as error:
+        provenance = json.loads(text) if text else beside
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises whatever a damaged file makes it
         raise InputError(
             f"{path} (or its provenance) cannot be read as embeddings: {error}. Make it again "
             "with `semantoks embed`."
@@ -181,8 +191,31 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, str]:
     # A subject may be called "NA" or "null": in these columns nothing but empty text is missing.
     missing = {name: [] if name in identity else _MISSING for name in header}
     frame = pd.read_csv(path, dtype=identity, keep_default_na=False, na_values=missing)
+    return frame, ""
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """Read the provenance beside a file, and compare both with their SHA-256."""
     sidecar = _sidecar(path)
-    return frame, sidecar.read_text(encoding="utf-8") if sidecar.is_file() else ""
+    if not sidecar.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+    # Files of older versions have no seal; a damaged name of its key must not switch it off.
+    sealed = any(isinstance(value, str) and len(value) == 64 for value in content.values())
+    if sealed and content.pop(_SEAL, None) != _seal_of(path, content):
+        raise InputError(
+            f"{path} or {sidecar.name} beside it is damaged or was changed: they are not what was "
+            "written. Make it again with `semantoks embed`; if you changed the table on purpose, "
+            f"remove {sidecar.name}."
+        )
+    return content
+
+
+def _seal_of(path: Path, provenance: Mapping[str, Any]) -> str:
+    """Compute one SHA-256 of a file of embeddings and its provenance."""
+    state = hashlib.sha256(path.read_bytes())
+    state.update(json.dumps(provenance, sort_keys=True).encode())
+    return state.hexdigest()
 
 
 def _sidecar(path: Path) -> Path:
