@@ -296,7 +296,6 @@ def test_existing_store_is_kept(world: World, capsys: pytest.CaptureFixture[str]
         ("--recipe papper", 2, ["Did you mean 'paper'"]),
         ("--set model.window=200", 1, ["shorter than a window of 200"]),
         ("--set device=cuda:7", 2, ["cuda:7"]),
-        ("--resume", 1, ["no checkpoint to resume"]),
         ("--epochs 3", 2, ["--epochs"]),
     ],
 )

@@ -148,6 +148,8 @@ def test_resume_refuses_another_recipe_or_cohort(store: Store, tmp_path: Path) -
     other = write_store(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match="another store"):
         pretrain(other, tmp_path / "run", recipe(), resume=True)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "config.yaml").write_text("seed: 1")
     with pytest.raises(InputError, match="no checkpoint to resume"):
         pretrain(store, tmp_path / "nothing", recipe(), resume=True)
     assert not (tmp_path / "nothing").exists()

@@ -253,5 +253,5 @@ def agree_on_t_r(
         f"{path}: RepetitionTime of the JSON sidecar is {sidecar:g} s, but the header of the image "
         f"says {header:g} s. One of them is wrong, and all frequencies depend on it (fMRIPrep "
         "23.2.0 wrote headers of 1 s). Look it up in the protocol of the scanner, and give the "
-        f"right one: t_r={sidecar:g} (--t-r {sidecar:g}), or correct the file that is wrong."
+        f"right one: t_r={sidecar:g} (--t-r {sidecar:g}), or correct the JSON file or the header."
     )

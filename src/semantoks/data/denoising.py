@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_NAME: Final = re.compile(r"_desc-confounds(_part-mag)?_(timeseries|regressors)\.tsv(\.gz)?$")
+_NAME: Final = re.compile(r"_desc-confounds_((?:part-mag_)?(?:timeseries|regressors))\.tsv(\.gz)?$")
 _RIGID: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 _DISPLACEMENT: Final = "framewise_displacement"
 MOTION_COLUMNS: Final = (_DISPLACEMENT, "std_dvars", "non_steady_state_outlier")

@@ -46,8 +46,8 @@ class LabelGrid(NamedTuple):
 def explain_damage(path: Path, error: BaseException) -> str:
     """Say that an image cannot be read."""
     return (
-        f"{path} cannot be read: {error or type(error).__name__}. It is cut off, or a link to a "
-        "file that was not downloaded; copy it again."
+        f"{path} cannot be read: {error or type(error).__name__}. It is damaged, cut off, or a "
+        "link to a file that was not downloaded; copy it again."
     )
 
 
@@ -60,10 +60,7 @@ def check_stream(path: Path) -> None:
             while stream.read(1 << 20):
                 pass
     except DAMAGED as error:
-        raise InputError(
-            f"{path} is damaged ({error}): its content is not what was compressed. Copy or "
-            "download it again; gzip -t tells whether a file is whole."
-        ) from error
+        raise InputError(explain_damage(path, error)) from error
 
 
 def space_in_name(name: str) -> str:

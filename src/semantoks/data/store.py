@@ -82,18 +82,18 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError(f"{files.description} is not the description of a semantoks store.")
-    sealed = {"checksum", "sha256"} & set(description)  # older stores have neither
-    if sealed and description.pop("checksum", None) != checksum_of(description):
-        raise InputError(
-            f"{files.description} is damaged: it is not what was written. Restore the file, or "
-            "prepare the store again."
-        )
     version = description.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
             f"{folder} has store format version {version}, written by semantoks "
             f"{description.get('semantoks', '?')}; this version reads {FORMAT_VERSION}. Update "
             "semantoks, or prepare the store again."
+        )
+    sealed = {"checksum", "sha256"} & set(description)  # older stores have neither
+    if sealed and description.pop("checksum", None) != checksum_of(description):
+        raise InputError(
+            f"{files.description} is damaged: it is not what was written. Restore the file, or "
+            "prepare the store again."
         )
     return description
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Synchrony(nn.Module):
         order = torch.cat([torch.as_tensor(indices) for indices in atlas.network_indices])
         self.register_buffer("order", order, persistent=False)
         self.owner: Tensor
-        owner = torch.repeat_interleave(torch.arange(len(self.counts)), torch.tensor(self.counts))
+        owner = torch.as_tensor(np.repeat(np.arange(len(self.counts)), self.counts))
         self.register_buffer("owner", owner, persistent=False)
 
     @torch.no_grad()

@@ -71,9 +71,10 @@ def read_text_table(path: Path, *, empty_cells: bool = False) -> TextTable:
         raise InputError(_explain_no_data(path))
     if layout.header and len(layout.header) != layout.n_columns:
         raise InputError(
-            f"{path} names {len(layout.header)} columns ({tell(layout.header)}), but "
-            f"{layout.n_columns} follow, so that names and columns would not belong together. Name "
-            "every column, or take out the one without a name (a number of the volume, say)."
+            f"{path}: the header names {len(layout.header)} ROIs, but there are "
+            f"{layout.n_columns} columns, so that names would not belong to their columns. "
+            "Download or export this scan again; if one column has no name (a number of the "
+            "volume, say), name it or take it out."
         )
     return TextTable(layout.header, values)
 
