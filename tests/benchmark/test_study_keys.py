@@ -19,7 +19,7 @@ from semantoks.benchmark.methods import Question
 from semantoks.benchmark.plan import StudyPlan, read_plan
 from semantoks.benchmark.study import run_study
 from semantoks.benchmark.tasks import read_task
-from semantoks.data.store import Store
+from semantoks.data.store import Store, checksum_of, file_digest_of
 from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.model.checkpoint import save_encoder
 from semantoks.model.encoder import SemantoksEncoder
@@ -36,6 +36,11 @@ def changed(store: Store, **columns: Any) -> Store:
     """Correct columns of the table of scans, as preparing again with another table does."""
     path = store.path / "scans.parquet"
     pd.read_parquet(path).assign(**columns).to_parquet(path, index=False)
+    file = store.path / "store.json"
+    description = json.loads(file.read_text())
+    del description["checksum"]
+    description["sha256"]["scans.parquet"] = file_digest_of(path)
+    file.write_text(json.dumps(description | {"checksum": checksum_of(description)}))
     found = Store.open(store.path)
     assert found.fingerprint == store.fingerprint
     return found

@@ -89,6 +89,6 @@ def test_stores_without_the_table_say_what_to_do(
     assert "was not measured when it was written. Prepare it again." in capsys.readouterr().err
     (tmp_path / "store/quality.parquet").write_bytes(b"PAR1")
     assert run(["quality", str(tmp_path / "store")]) == 1
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
     assert run(["quality", str(tmp_path / "nowhere")]) == 1
     assert "is not a store" in capsys.readouterr().err
