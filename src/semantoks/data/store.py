@@ -198,6 +198,8 @@ class Store:
     n_unnamed_subjects : int
         Number of scans of which nothing said whose they are. Each counts as a person of its own,
         so that splits by subject may put scans of one person on both sides.
+    digests : mapping of str to str
+        SHA-256 of every file by its name; empty for stores of older versions.
     """
 
     path: Path
