@@ -47,8 +47,8 @@ from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.split_files import read_record, splits_record, splits_table, write_splits
 from semantoks.evaluation.splits import Split
 from semantoks.evaluation.splitters import RandomSubjectSplits
-from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.checkpoint import load_encoder
+from semantoks.model.encoder import SemantoksEncoder
 from semantoks.training.config import configure, paper
 from semantoks.training.plan import make_model
 from semantoks.training.pretraining import pretrain

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.checkpoint import load_encoder
+from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.importing import import_checkpoint, read_checkpoint
 from semantoks.objective.distillation import Branch, Distillation, LossTerms
 from semantoks.training.config import ObjectiveConfig, OptimizationConfig

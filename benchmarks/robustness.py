@@ -39,8 +39,8 @@ from semantoks.data.recording import Recording
 from semantoks.data.simulation import simulate_cohort, write_cohort
 from semantoks.data.store import Store
 from semantoks.evaluation.readout import FeatureKind, Scans, encode_scans, scans_of
-from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.checkpoint import load_model
+from semantoks.model.encoder import SemantoksEncoder
 
 Features = NDArray[np.float32]
 
