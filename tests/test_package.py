@@ -101,7 +101,7 @@ def test_public_docstrings_are_whole(name: str) -> None:
 CEILINGS = {
     "benchmark": 4_600,
     "cli": 2_400,
-    "data": 10_200,
+    "data": 10_300,
     "evaluation": 9_300,
     "interpretation": 2_500,
     "model": 2_750,

@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple
 from semantoks.data import bids
 from semantoks.data.atlas import Atlas
 from semantoks.data.readers import (
+    afni,
     arrays,
     cifti,
     conn,
@@ -47,6 +48,7 @@ FormatName = Literal[
     "conn",
     "dpabi",
     "cpac",
+    "afni",
 ]
 
 Finder = Callable[[Path, Atlas, ReaderOptions], list[ScanFile]]
@@ -106,6 +108,7 @@ _FORMATS: Final = (
         "sub-*_atlas-*_timeseries.1D",
         bids.find_participants,
     ),
+    _Format("afni", afni.matches, afni.find, "tables of 3dROIstats (File, Sub-brick, Mean_N)"),
     _Format(
         "arrays",
         arrays.matches,

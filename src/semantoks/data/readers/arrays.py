@@ -62,7 +62,11 @@ def read_text_table(path: Path, *, empty_cells: bool = False) -> TextTable:
     The header is the last of the leading lines that start with ``#``, or a first line in which
     something is not a number, or a first line that numbers the columns (0, 1, 2, ...).
     """
-    content = _read_bytes(path)
+    return parse_text_table(path, _read_bytes(path), empty_cells=empty_cells)
+
+
+def parse_text_table(path: Path, content: bytes, *, empty_cells: bool = False) -> TextTable:
+    """Parse the content of a text file of numbers."""
     layout, content = _lay_out(path, content, empty_cells)
     values = _parse(content, layout, empty_cells)
     if values is None:
