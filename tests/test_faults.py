@@ -382,3 +382,42 @@ def test_page_is_drawn_by_the_same_call_after_a_kill(source: Path, tmp_path: Pat
     page.unlink()
     assert run(words) == 0
     assert page.is_file()
+
+
+# Other ways in
+
+
+def test_tables_with_labels_are_matched_by_label() -> None:
+    encoder = sk.SemantoksEncoder(ATLAS, dim=16, depth=1, head_dim=8)
+    series = np.random.default_rng(0).standard_normal((6, 150))
+    table = pd.DataFrame(series.T, columns=ATLAS.labels)
+    model = sk.SemantoksFeatures(encoder, t_r=2.0, windows=2)
+    expected = model.fit_transform([series])
+    np.testing.assert_allclose(model.transform([table[table.columns[::-1]]]), expected)
+    for wrong in (table.rename(columns={ATLAS.labels[0]: "nowhere"}), table.astype(str) + "x"):
+        with pytest.raises(InputError):
+            model.transform([wrong])
+
+
+def test_one_recording_under_two_names_can_be_left_out(source: Path, tmp_path: Path) -> None:
+    for i in range(6, 24):
+        series = np.random.default_rng(i).standard_normal((6, 150))
+        np.save(source / f"p{i}.npy", series)
+    doubled = np.load(source / "p3.npy")
+    np.save(source / "p3.npy", np.c_[doubled, doubled[:, :1]])  # not the same file, one recording
+    np.save(source / "twin.npy", doubled)
+    names = sorted(path.stem for path in source.glob("*.npy"))
+    table = pd.DataFrame({"scan_id": names, "sex": ["f", "m"] * 12 + ["f"]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    read = sk.read_scan_table(tmp_path / "t.csv")
+    sk.prepare(source, tmp_path / "store", atlas=ATLAS, t_r=2.0, table=read)
+    opened = sk.Store.open(tmp_path / "store")
+    encoder = sk.SemantoksEncoder(ATLAS, dim=16, depth=1, head_dim=8)
+    encoder.preprocessing = opened.preprocessing.to_dict()
+    features = {"ours": sk.embed(opened, encoder)}
+    with pytest.raises(InputError, match="--same-recordings leave-out"):
+        sk.compare(opened, features, "sex", n_folds=2, repeats=1)
+    done = sk.compare(
+        opened, features, "sex", n_folds=2, repeats=1, same_recordings="leave-out", n_draws=20
+    )
+    assert done.settings["leave_out"] == ["p3", "twin"]

@@ -104,6 +104,12 @@ def test_conn_matches_names_and_drops_tissues(tmp_path: Path) -> None:
     assert np.isnan(loaded[450:]).all()
 
 
+def test_conn_clusters_are_values_of_the_atlas(tmp_path: Path) -> None:
+    names = [f"cc200.cluster{value:03d} (1,2,3)" for value in CC200.values[::-1]]
+    write_conn(tmp_path / "ROI_Subject001_Condition000.mat", names, SERIES[:200])
+    np.testing.assert_array_equal(only(tmp_path, CC200).load(), SERIES[:200][::-1])
+
+
 def test_conn_of_version_73(tmp_path: Path) -> None:
     path = tmp_path / "ROI_Subject012_Condition000.mat"
     names = [*TISSUES, *(f"Schaefer.{x}" for x in CORTEX.labels)]

@@ -24,7 +24,7 @@ from semantoks.evaluation.embedding import Embeddings
 from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
 from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, LOWER_IS_BETTER, METRICS, interval
 from semantoks.evaluation.probe import Score, cross_validated_predictions, score_predictions
-from semantoks.evaluation.same_series import check_people
+from semantoks.evaluation.same_series import check_people, same_series
 from semantoks.evaluation.split_files import splits_record, splits_table
 from semantoks.evaluation.splits import Split, subjects_of
 from semantoks.evaluation.splitters import leave_one_site_out, subject_folds
@@ -147,6 +147,7 @@ def compare(
     connectivity: Float[NDArray[np.floating[Any]], "scan edge"] | None = None,
     reference: str | None = None,
     leave_out: Sequence[str] = (),
+    same_recordings: Literal["refuse", "leave-out"] = "refuse",
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Predict a target from each embedding, from connectivity and from nothing, on the same splits.
@@ -181,6 +182,9 @@ def compare(
         reference_difference, reference_difference_low, reference_difference_high.
     leave_out : sequence of str
         Names of scans that take no part.
+    same_recordings : {"refuse", "leave-out"}
+        What becomes of one recording under the names of two subjects: an error, or both scans are
+        left out.
     progress : callable, optional
         Called with the number of methods that are done and the number of all.
 
@@ -203,6 +207,9 @@ def compare(
             f"there are no embeddings {reference!r} to hold others against; there are "
             f"{', '.join(embeddings)}."
         )
+    if same_recordings == "leave-out":
+        found = same_series(store)
+        leave_out = [*leave_out, *sorted({scan for pair in found for scan in pair.scans})]
     kept = kept_scans(store, leave_out)
     task = read_task(store.scans[kept], target, kind)
     task = replace(task, rows=np.flatnonzero(kept)[task.rows])

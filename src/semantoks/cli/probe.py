@@ -32,6 +32,7 @@ def probe(
     classifier: Literal["ridge", "logistic"] = "ridge",
     seed: int = 0,
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
+    same_recordings: Literal["refuse", "leave-out"] = "refuse",
     exclude_seen: Annotated[list[Path] | None, Parameter(name="--exclude-seen")] = None,
     output: Output = SILENT,
 ) -> None:
@@ -68,6 +69,8 @@ def probe(
     leave_out : list of str
         Scans that take no part, such as those of one recording under two names; may be given many
         times.
+    same_recordings : str
+        One recording under the names of two subjects: refuse, or leave-out both.
     exclude_seen : list of Path
         Runs or model folders: people that they were pretrained on take no part. Models of other
         stores are asked for people of the same identifiers, who may be others: do not name a model
@@ -102,9 +105,14 @@ def probe(
             classifier=classifier,
             seed=seed,
             leave_out=(*(leave_out or ()), *seen),
+            same_recordings=same_recordings,
             progress=lambda done, total: advance(done, total, ""),
         )
     write_comparison(comparison, out)
+    named = {*(leave_out or ()), *seen}
+    doubled = [scan for scan in comparison.settings["leave_out"] if scan not in named]
+    if doubled:
+        output.say(f"Left out, as one recording under two names: {', '.join(doubled)}.")
     output.say(comparison_table(comparison))
     if exclude_seen:
         output.say(f"{len(seen)} scans of people that the models were trained on took no part.")

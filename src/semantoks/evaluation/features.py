@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -18,7 +19,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from semantoks.data.atlas import Atlas
-from semantoks.data.labels import roi_positions
+from semantoks.data.labels import match_labels, refuse_unknown, roi_positions
 from semantoks.data.quality import mask_sparse_networks
 from semantoks.data.recording import Recording
 from semantoks.data.signal import Preprocessing, QualityError, preprocess
@@ -51,6 +52,19 @@ class ArrayScan(NamedTuple):
     series: Float[NDArray[np.floating[Any]], "roi time"]
     t_r: float
     atlas: Atlas
+
+
+def _place_columns(
+    name: str, table: pd.DataFrame, atlas: Atlas
+) -> Float[NDArray[np.float64], "roi time"]:
+    """Match the columns of a table (a row a volume) to the ROIs by label; missing ones are NaN."""
+    labels = [str(column) for column in table.columns]
+    match = match_labels(labels, atlas, where=name)
+    refuse_unknown(match, labels, atlas, where=name)
+    try:
+        return match.place(table.to_numpy(dtype=np.float64).T)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} does not hold numbers: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,10 @@ class ArrayRules:
             raise InputError(
                 f"{name} (scan {scan.scan!r}) is of {own!r}, expected {self.atlas or self.onto!r}. "
                 "Give the recordings' atlas (atlas=) if it is a part of the model's."
+            )
+        if isinstance(scan, pd.DataFrame):
+            return ArrayScan(
+                name, _place_columns(name, scan, atlas), self._t_r_of(name, scan), atlas
             )
         values = scan.series if isinstance(scan, Recording) else scan
         try:

@@ -57,7 +57,8 @@ def check_people(store: Store, scans: Sequence[str] | None = None) -> None:
         f"{len(found)} pair(s) of scans in {store.path} are of different subjects but the same "
         f"recording, the first are {first.scans[0]!r} of subject {first.subjects[0]!r} and "
         f"{first.scans[1]!r} of subject {first.subjects[1]!r} ({how}). A split could learn from "
-        "one and test the other. Leave both out, or, if it is known whose it is, keep that one."
+        "one and test the other. Leave both out (same_recordings='leave-out', --same-recordings "
+        "leave-out), or, if it is known whose it is, keep that one (leave_out, --leave-out)."
     )
 
 

@@ -136,7 +136,15 @@ def _load(path: Path, atlas: Atlas, session: int | None) -> NDArray[np.float64]:
     for name in file.names:
         if name.strip().lower() not in _TISSUES:
             groups.setdefault(_prefix_of(name), []).append(name)
-    labels = {prefix: [_label_of(name) for name in names] for prefix, names in groups.items()}
+    by_value = {
+        f"cluster{value:03d}": label
+        for value, label in zip(atlas.values, atlas.labels, strict=False)
+    }
+    # An atlas without a list of names: CONN calls the ROI of value 7 cluster007.
+    labels = {
+        prefix: [by_value.get(_label_of(name), _label_of(name)) for name in names]
+        for prefix, names in groups.items()
+    }
     titled = {f"the ROIs {key!r}" if key else "the ROIs": names for key, names in labels.items()}
     chosen = choose_groups(titled, atlas, where=str(path))
     column = {name: i for i, name in enumerate(file.names)}
