@@ -323,6 +323,22 @@ def test_model_configuration_must_fit_the_weights(tmp_path: Path, change: dict[s
         sk.load_encoder(tmp_path / "m")
 
 
+@pytest.mark.parametrize("change", [0.02, -0.5, 2.0])
+def test_models_test_themselves_when_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
+) -> None:
+    sk.save_encoder(sk.SemantoksEncoder(ATLAS, dim=16, depth=1, head_dim=8), tmp_path / "m")
+    sk.load_encoder(tmp_path / "m")
+    honest = torch.nn.functional.layer_norm
+
+    def shifted(*words: object, **options: object) -> torch.Tensor:
+        return honest(*words, **options) + change  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "layer_norm", shifted)
+    with pytest.raises(InputError, match="self-test"):
+        sk.load_encoder(tmp_path / "m")
+
+
 def test_volumes_that_do_not_overlap_are_told(tmp_path: Path) -> None:
     from semantoks.data.images import LabelGrid, average_rois
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -12,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
@@ -194,6 +197,8 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 100)
 
 
+_TESTED: Final = 16
+"""Features that the self-test of a model folder holds, about."""
 FORMAT_VERSION: Final = 2
 _FIELDS: Final = {"arguments", "atlas", "preprocessing", "provenance"}
 _SINCE_2: Final = {"license", "weights", "checksum"}
@@ -269,12 +274,45 @@ def save_encoder(
                     "parameters": sum(p.numel() for p in encoder.parameters()),
                     "sha256": _sha256(content),
                 },
+                "self_test": _self_test(encoder),
             }
             (beside / "config.json").write_text(_with_checksum(config), encoding="utf-8")
             (beside / "README.md").write_text(model_card(config), encoding="utf-8")
     except FileExistsError as error:
         raise InputError(f"{folder} exists; choose another folder or remove it.") from error
     return folder
+
+
+@torch.no_grad()
+def _self_test(encoder: SemantoksEncoder) -> list[float]:
+    """Compute a few features of a window that a formula gives, on the CPU in float32."""
+    first = next(encoder.parameters())
+    plain = (first.device.type, first.dtype, encoder.training) == ("cpu", torch.float32, False)
+    tested = encoder if plain else copy.deepcopy(encoder).to("cpu", torch.float32).eval()
+    n_rois, length = len(encoder.atlas), encoder.window
+    time = torch.arange(length, dtype=torch.float64)
+    pace = 0.05 + 0.2 * torch.arange(n_rois, dtype=torch.float64)[:, None] / n_rois
+    window = torch.sin(2 * math.pi * pace * time).float()
+    encoding = tested(window[None])
+    features = torch.cat([encoding.summary[0], encoding.tokens.flatten(0, 2).mean(0)])
+    chosen = features[:: max(1, len(features) // _TESTED)]
+    return [round(float(value), 6) for value in chosen]
+
+
+def _check_features(encoder: SemantoksEncoder, expected: list[float] | None, folder: Path) -> None:
+    """Compare the features of the self-test with those of the encoder that was saved."""
+    if expected is None:  # an older version wrote the folder
+        return
+    found = np.array(_self_test(encoder))
+    if found.shape != np.shape(expected) or not np.allclose(
+        found, expected, rtol=1e-2, atol=1e-3, equal_nan=True
+    ):
+        raise InputError(
+            f"the encoder loaded from {folder} does not compute what it did when it was saved: its "
+            f"self-test gives {found[:3].tolist()}..., {expected[:3]}... were expected. The "
+            "weights were not really loaded, or the libraries here compute otherwise: load it with the "
+            "versions in constraints.txt, and report this."
+        )
 
 
 def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -> SemantoksEncoder:
@@ -328,6 +366,7 @@ def load_model(folder_or_hub_id: str | Path, *, revision: str | None = None) -> 
         raise InputError(
             f"the weights in {path} do not fit its config.json: {' '.join(str(error).split())}"
         ) from error
+    _check_features(encoder.eval(), config.get("self_test"), folder)
     encoder.preprocessing, encoder.provenance = config["preprocessing"], config["provenance"]
     encoder.license = config.get("license", encoder.license)
     return SavedModel(encoder.eval(), config["preprocessing"], config["provenance"])
