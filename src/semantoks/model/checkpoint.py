@@ -310,8 +310,8 @@ def _check_features(encoder: SemantoksEncoder, expected: list[float] | None, fol
         raise InputError(
             f"the encoder loaded from {folder} does not compute what it did when it was saved: its "
             f"self-test gives {found[:3].tolist()}..., {expected[:3]}... were expected. The "
-            "weights were not really loaded, or the libraries here compute otherwise: load it with the "
-            "versions in constraints.txt, and report this."
+            "weights were not really loaded, or the libraries here compute otherwise: load it with "
+            "the versions in constraints.txt, and report this."
         )
 
 
