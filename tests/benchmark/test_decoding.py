@@ -16,7 +16,10 @@ from rich.console import Console
 
 from semantoks.benchmark.decoding import Decoding, decode_blocks, decoding_table, write_decoding
 from semantoks.cli.application import run
+from semantoks.data.atlas import Atlas
 from semantoks.data.preparation import prepare
+from semantoks.data.recording import Recording
+from semantoks.data.signal import Preprocessing
 from semantoks.data.simulation import (
     simulate_cohort,
     simulate_task_cohort,
@@ -24,6 +27,7 @@ from semantoks.data.simulation import (
     write_events,
 )
 from semantoks.data.store import Store
+from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
 from semantoks.evaluation.events import BlockWindows, block_windows, find_events
 from semantoks.model.checkpoint import save_encoder
@@ -186,3 +190,61 @@ def test_the_command_decodes_and_writes(task, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
     assert run([*words, "--out", str(tmp_path / "b"), "--conditions", "face"]) == 1
     assert "Did you mean 'faces'" in capsys.readouterr().err
+
+
+# Blocks that were not learned from
+
+
+def stimuli_cohort(folder: Path, *, n_subjects: int = 12) -> tuple[Store, dict[int, pd.DataFrame]]:
+    """Every block has a pattern of its own, the same in all subjects; conditions have none."""
+    random = np.random.default_rng(0)
+    atlas = Atlas.from_networks({"Vis": 8, "Cont": 8})
+    labels = ["a", "b", "b", "a", "a", "b", "a", "b"]
+    patterns = random.standard_normal((len(labels), 16))
+    rows = []
+    with StoreWriter(folder, atlas, Preprocessing(min_samples=50), {}) as writer:
+        for person in range(n_subjects):
+            series = random.standard_normal((16, 80)).astype(np.float32)
+            for block, pattern in enumerate(patterns):
+                series[:, 10 * block : 10 * block + 5] += pattern[:, None]
+            recording = Recording(
+                series, 2.0, atlas, scan=f"s{person}", subject=f"s{person}",
+                phenotypes={"family": f"f{person // 2}"},
+            )  # fmt: skip
+            writer.add(recording, np.ones(16, dtype=bool))
+        store = writer.finish()
+    for block, label in enumerate(labels):
+        rows.append({"onset": 20.0 * block, "duration": 10.0, "trial_type": label})
+    return store, dict.fromkeys(range(n_subjects), pd.DataFrame(rows))
+
+
+def test_seen_stimuli_are_told_from_conditions(tmp_path: Path) -> None:
+    store, events = stimuli_cohort(tmp_path / "store")
+    windows = block_windows(store, events, length=5, delay=0.0)
+    encoder = SemantoksEncoder(store.atlas, dim=16, depth=1, head_dim=8, patch=5, window=25)
+    encoder.preprocessing = store.preprocessing.to_dict()
+    options = {"repeats": 1, "n_folds": 4, "n_draws": 20, "family_column": "family"}
+    seen = decode_blocks(store, encoder, windows, **options)
+    unseen = decode_blocks(store, encoder, windows, unseen="blocks", **options)
+    assert seen.settings["shared_order"] == 1
+    assert accuracy(seen)["roi means"] > 0.9
+    assert accuracy(unseen)["roi means"] < 0.7
+    families = store.scans["family"].to_numpy()
+    time = windows.onset
+    for fold in unseen.splits["folds"]:
+        names = {part: [x.split("@") for x in fold[part]] for part in ("train", "test")}
+        who = {part: {families[int(x[0][1:])] for x in names[part]} for part in names}
+        when = {part: {x[1] for x in names[part]} for part in names}
+        assert not who["train"] & who["test"]
+        assert not when["train"] & when["test"]
+    assert len(np.unique(time)) == 8
+
+
+def test_unseen_blocks_need_several_of_each_condition(tmp_path: Path) -> None:
+    store, events = stimuli_cohort(tmp_path / "store")
+    few = {scan: table.iloc[[0, 1, 2]] for scan, table in events.items()}
+    windows = block_windows(store, few, length=5, delay=0.0)
+    encoder = SemantoksEncoder(store.atlas, dim=16, depth=1, head_dim=8, patch=5, window=25)
+    encoder.preprocessing = store.preprocessing.to_dict()
+    with pytest.raises(InputError, match="blocks at two times or more"):
+        decode_blocks(store, encoder, windows, unseen="blocks", repeats=1, n_draws=20)

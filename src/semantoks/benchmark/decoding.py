@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
@@ -38,6 +39,8 @@ from semantoks.evaluation.splitters import SubjectFolds
 from semantoks.files import new_folder
 from semantoks.model.encoder import SemantoksEncoder
 
+Unseen = Literal["subjects", "blocks"]
+"""What the tested windows have that was not learned from; unseen blocks are of unseen subjects."""
 ENCODER: Final = "encoder"
 """The features that are tested."""
 ROI_MEANS: Final = "roi means"
@@ -63,6 +66,8 @@ def decode_blocks(
     windows: BlockWindows,
     *,
     features: FeatureKind = "mean+cls",
+    unseen: Unseen = "subjects",
+    family_column: str | None = None,
     n_folds: int = 5,
     repeats: int = 5,
     seed: int = 0,
@@ -73,18 +78,22 @@ def decode_blocks(
     progress: Callable[[int, int], None] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Decoding:
-    """Tell the blocks of people apart from what was learned on the blocks of others.
+    """Tell the blocks of subjects apart from what was learned on the blocks of others.
 
-    Every window is described by the encoder, by the connectivity of its samples, and by the mean of
-    every ROI; linear models are fitted on the same folds of subjects.
+    Where all subjects see the blocks in one order, a block is also a stimulus and a time: with
+    unseen="blocks", what is tested was not learned from in any subject. Every window is described
+    by the encoder, by the connectivity of its samples, and by the mean of every ROI; linear models
+    are fitted on the same folds.
     """
     _check(store, encoder, windows, preprocessing)
-    frame = _frame(store, windows)
+    frame = _frame(store, windows, family_column)
     check_people(store, sorted(set(frame["scan"])))
     task = read_task(frame, _TARGET, "classification")
-    splits = SubjectFolds(n_folds, repeats, seed=seed).splits(
+    splits = SubjectFolds(n_folds, repeats, seed=seed, family_column=family_column).splits(
         frame, task.name(task.truth), kind="classification"
     )
+    if unseen == "blocks":
+        splits = _without_tested_blocks(splits, windows, n_folds)
     described: dict[str, NDArray[np.floating[Any]]] = {
         ENCODER: _encode(store, encoder, windows, features, batch_size, progress),
         **_plain_features(store, windows),
@@ -107,6 +116,9 @@ def decode_blocks(
     )
     settings = {
         **_facts(store, windows, task, frame),
+        "unseen": unseen,
+        "family_column": family_column,
+        "shared_order": shared_order(windows, frame["subject"].to_numpy(dtype=str)),
         "n_folds": n_folds,
         "n_repeats": repeats,
         "seed": seed,
@@ -228,9 +240,50 @@ def _plain_features(store: Store, windows: BlockWindows) -> dict[str, NDArray[np
     return {ROI_MEANS: means, CONNECTIVITY: rotate(edges)}
 
 
-def _frame(store: Store, windows: BlockWindows) -> pd.DataFrame:
-    """Say of every window whose it is."""
-    identity = store.scans[["scan", "subject"]].iloc[windows.scan].reset_index(drop=True)
+def shared_order(windows: BlockWindows, subjects: Shaped[NDArray[Any], "window"]) -> float:
+    """Compute the share of windows whose condition all subjects have at that time of the scan."""
+    table = pd.DataFrame({"time": windows.onset, "label": windows.label, "subject": subjects})
+    times = table.groupby("time")
+    alone = (times["label"].transform("nunique") == 1) & (times["subject"].transform("nunique") > 1)
+    return float(alone.mean())
+
+
+def _without_tested_blocks(
+    splits: Sequence[Split], windows: BlockWindows, n_folds: int
+) -> list[Split]:
+    """Divide every test part by blocks, and learn from the other blocks of the other subjects."""
+    times = pd.DataFrame({"time": windows.onset, "label": windows.label})
+    label = times.groupby("time")["label"].agg(lambda labels: labels.mode().iloc[0])
+    number = label.groupby(label).cumcount()  # of its condition, in the order of time
+    fewest = int(label.value_counts().min())
+    if fewest < 2 or label.nunique() < 2:
+        raise InputError(
+            "every condition needs blocks at two times or more to be tested on blocks that were "
+            f"not learned from; there are {dict(label.value_counts())}. Decode unseen subjects "
+            "(unseen='subjects', --unseen subjects), and say that the blocks were seen."
+        )
+    block = number.reindex(windows.onset).to_numpy() % min(n_folds, fewest)
+    return [
+        replace(
+            split,
+            name=f"{split.name} and blocks",
+            fold=f"{split.fold} blocks {fold}",
+            train=split.train[block[split.train] != fold],
+            test=split.test[block[split.test] == fold],
+        )
+        for split in splits
+        for fold in range(min(n_folds, fewest))
+        if (block[split.test] == fold).any()
+    ]
+
+
+def _frame(store: Store, windows: BlockWindows, family_column: str | None) -> pd.DataFrame:
+    """Identify the scan and subject of every window."""
+    columns = ["scan", "subject", *([family_column] if family_column else [])]
+    absent = [name for name in columns if name not in store.scans]
+    if absent:
+        raise InputError(f"the table of scans of {store.path} has no column {absent[0]!r}.")
+    identity = store.scans[columns].iloc[windows.scan].reset_index(drop=True)
     return identity.assign(
         onset=windows.onset, start=windows.start, **{_TARGET: windows.label.astype(object)}
     )

@@ -234,6 +234,7 @@ def audit(
 
 
 _LITTLE = 0.5
+_CONFOUNDED = 0.5
 
 
 @app.command(sort_key=65)
@@ -250,6 +251,8 @@ def decode(
     outside: Literal["refuse", "drop"] = "refuse",
     missing_events: Literal["refuse", "drop"] = "refuse",
     features: Literal["mean+cls", "mean", "cls", "networks"] = "mean+cls",
+    unseen: Literal["subjects", "blocks"] = "subjects",
+    family_column: str | None = None,
     folds: int = 5,
     repeats: int = 5,
     classifier: Literal["ridge", "logistic"] = "ridge",
@@ -292,6 +295,11 @@ def decode(
         What becomes of scans without a file of events.
     features : str
         What is read out of the model.
+    unseen : str
+        subjects: blocks of subjects that were not learned from. blocks: blocks at times that were
+        not learned from either, where all subjects share the order of stimuli (a film).
+    family_column : str
+        Column that names the family; relatives stay together.
     folds, repeats : int
         Folds, and how often subjects are divided anew.
     classifier : str
@@ -337,6 +345,8 @@ def decode(
             encoder.to(choose_device(device)),
             windows,
             features=features,
+            unseen=unseen,
+            family_column=family_column,
             n_folds=folds,
             repeats=repeats,
             seed=seed,
@@ -356,6 +366,13 @@ def decode(
         output.say(
             f"Warning: the band-pass of the store leaves {passes:.0%} of what tells the conditions "
             "apart: the design is slower than the band. Prepare with a lower --high-pass."
+        )
+    shared = decoding.settings["shared_order"]
+    if unseen == "subjects" and shared > _CONFOUNDED:
+        output.say(
+            f"Warning: {shared:.0%} of the windows lie at times where all subjects have the same "
+            "condition. Their scores may tell stimuli and times apart, not conditions: test blocks "
+            "that were not learned from (--unseen blocks)."
         )
     output.say(f"Scores, predictions, windows and splits are in {out}.")
     output.result({"out": str(out), "scores": decoding.table.to_dict(orient="records")})
