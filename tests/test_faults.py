@@ -9,6 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -437,3 +438,25 @@ def test_one_recording_under_two_names_can_be_left_out(source: Path, tmp_path: P
         opened, features, "sex", n_folds=2, repeats=1, same_recordings="leave-out", n_draws=20
     )
     assert done.settings["leave_out"] == ["p3", "twin"]
+
+
+def test_one_array_a_file_in_folders_of_subjects(tmp_path: Path) -> None:
+    kept = {}
+    for i, person in enumerate(("NDAR_INVAA1", "NDAR_INVBB2")):
+        folder = tmp_path / "in" / person
+        folder.mkdir(parents=True)
+        kept[person] = np.random.default_rng(i).standard_normal((6, 150))
+        with h5py.File(folder / "task-rest_run-01_parcellated.h5", "w") as file:
+            file["anything"] = kept[person]
+    found = find_scans(tmp_path / "in", ATLAS).scans
+    assert [scan.subject for scan in found] == ["sub-NDARINVAA1", "sub-NDARINVBB2"]
+    assert found[1].scan == "NDAR_INVBB2_task-rest_run-01_parcellated"
+    np.testing.assert_array_equal(found[1].load(), kept["NDAR_INVBB2"])
+    file = tmp_path / "in" / "NDAR_INVBB2" / "task-rest_run-01_parcellated.h5"
+    with h5py.File(file, "a") as opened:
+        opened["more"] = np.zeros((6, 3))
+    with pytest.raises(InputError, match="holds 2 arrays"):
+        found[1].load()
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(InputError, match="cannot be read as an HDF5 file"):
+        found[1].load()

@@ -113,7 +113,7 @@ _FORMATS: Final = (
         "arrays",
         arrays.matches,
         _without_options(arrays.find),
-        ".npy, .npz, .csv, .tsv, .txt, .1D or .parquet files",
+        ".npy, .npz, .h5, .csv, .tsv, .txt, .1D or .parquet files",
         arrays.find_table,
     ),
 )

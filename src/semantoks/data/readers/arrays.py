@@ -2,7 +2,8 @@
 
 The name of a file is its scan; ``sub-`` and ``ses-`` in it give subject and session as in BIDS.
 Columns of .csv, .tsv, .txt, .1D and .parquet files are matched to the ROIs by name, however it is
-spelt; without names, and in .npy and .npz files, the axis that is as long as the atlas is the ROIs.
+spelt; without names, and in .npy, .npz and .h5 files, the axis as long as the atlas is the ROIs.
+Files of one name in several folders are of the subjects that the folders are named after.
 A ``.json`` of the same name may give RepetitionTime.
 """
 
@@ -13,6 +14,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
@@ -233,7 +235,8 @@ def _name_of(column: int, layout: _Layout) -> str:
     return f" ({layout.header[column - 1]})"
 
 
-_BINARY: Final = {".npy", ".npz"}
+_HDF5: Final = (".h5", ".hdf5")
+_BINARY: Final = {".npy", ".npz", *_HDF5}
 _SUFFIXES: Final = {*_BINARY, ".csv", ".tsv", ".txt", ".1D", ".parquet"}
 _PROSE: Final = {"readme", "license", "licence", "changes", "changelog", "citation", "authors"}
 """Text files that lie in many folders, by what they are called."""
@@ -241,6 +244,8 @@ _DAMAGED: Final = (
     *(OSError, ValueError, EOFError, BadZipFile, zlib.error),
     *(SyntaxError, TokenError),  # the header is Python, and is parsed as such
 )
+_OF_SUBJECT: Final = re.compile(r"(?:sub-|NDAR_?INV)\w+|(?!ses)\w*\d{3}\w*")
+"""Folders that are named after a subject, and not after a pipeline or a session."""
 _PARTICIPANTS: Final = ("participants.tsv", "participants.csv")
 _TABLE: Final = re.compile(
     r"(?:.*_)?(?:participants|scans|sessions|events|desc-confounds(?:_[a-z]+-[A-Za-z0-9]+)*_(?:timeseries|regressors))"
@@ -256,7 +261,9 @@ def matches(source: Path) -> bool:
 
 def find(source: Path, atlas: Atlas) -> list[ScanFile]:
     """Find the scans in a folder and the folders below."""
-    return [_describe(path, atlas) for path in _list_files(source)]
+    files = _list_files(source)
+    stems = Counter(path.stem for path in files)
+    return [_describe(path, atlas, in_folders=stems[path.stem] > 1) for path in files]
 
 
 def find_table(source: Path) -> Path | None:
@@ -279,19 +286,25 @@ def _list_files(source: Path) -> list[Path]:
     return [path for path in found if path.parent not in stores]
 
 
-def _describe(path: Path, atlas: Atlas) -> ScanFile:
-    """Read out of a name who was measured when."""
+def _describe(path: Path, atlas: Atlas, *, in_folders: bool) -> ScanFile:
+    """Read subject and session out of a name; files of one name lie in folders of subjects."""
     entities = parse_entities(path.stem)
+    scan, subject = path.stem, entities.subject
+    if in_folders and not subject and _OF_SUBJECT.fullmatch(path.parent.name):
+        scan = f"{path.parent.name}_{path.stem}"
+        # Labels of BIDS have no underscores: NDAR_INV1 is sub-NDARINV1 in participants.tsv.
+        label = re.sub(r"[^A-Za-z0-9]", "", path.parent.name.removeprefix("sub-"))
+        subject = f"sub-{label}"
     try:
         t_r = _read_t_r(path.with_suffix(".json"))
     except InputError:
         # Complained of when the scan is loaded, so that others can be used.
         t_r = math.nan
     return ScanFile(
-        scan=path.stem,
+        scan=scan,
         load=partial(_load, path, atlas),
         source=str(path),
-        subject=entities.subject,
+        subject=subject,
         session=entities.session,
         t_r=t_r,
     )
@@ -319,7 +332,8 @@ def _load(path: Path, atlas: Atlas) -> NDArray[np.floating[Any]]:
     """Read one file, shape (roi, time)."""
     _read_t_r(path.with_suffix(".json"))
     if path.suffix in _BINARY:
-        return _orient(_load_npy(path), path, atlas)
+        values = _load_hdf5(path) if path.suffix in _HDF5 else _load_npy(path)
+        return _orient(values, path, atlas)
     parquet = path.suffix == ".parquet"
     table = _load_parquet(path) if parquet else read_text_table(path, empty_cells=True)
     if not table.header:
@@ -350,6 +364,39 @@ def _load_npy(path: Path) -> NDArray[np.floating[Any]]:
         )
     floating: NDArray[np.floating[Any]] = values if values.dtype.kind == "f" else values * 1.0
     return floating
+
+
+def _load_hdf5(path: Path) -> NDArray[np.floating[Any]]:
+    """Read the one two-dimensional array of numbers of an HDF5 file."""
+    import h5py
+
+    found: list[h5py.Dataset] = []
+
+    def keep(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in "iuf":
+            found.append(item)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+            if len(found) != 1:
+                held = tell([f"{item.name} {item.shape}" for item in found]) or "none"
+                raise InputError(
+                    f"{path} holds {len(found)} arrays of numbers in two dimensions ({held}), but "
+                    "a single one, (roi, time) or (time, roi), was expected. Save this scan alone."
+                )
+            return np.asarray(found[0], dtype=np.float64)
+    except InputError:
+        raise
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is locked: another program has it open for writing. Close it there; on a "
+            "network disk without locks, set the environment variable HDF5_USE_FILE_LOCKING=FALSE."
+        ) from error
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as an HDF5 file: {error}. It may be cut off; copy it again."
+        ) from error
 
 
 def _only_array(archive: NpzFile, path: Path) -> NDArray[Any]:
