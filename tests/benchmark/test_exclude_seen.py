@@ -30,7 +30,7 @@ def test_seen_people_take_no_part_in_training_or_test(store, tmp_path, command, 
     seen = [f"{i:03d}" for i in range(0, 60, 3)]
     save(store, tmp_path, {"subjects": hash_subjects(seen, salt="other")})
     assert run(command) == 0
-    assert "40 scans of people that the models were trained on" in capsys.readouterr().out
+    assert "40 scans of subjects that the models were trained on" in capsys.readouterr().out
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
     assert not {*predictions["subject"]} & {*seen}
     splits = json.loads((tmp_path / "out" / "splits.json").read_text())

@@ -19,11 +19,11 @@ INTERRUPTED: Final = 130
 _HELP: Final = """\
 Brain-Semantoks: a foundation model of functional MRI.
 
-Recordings in; pretraining; features; an honest probe beside connectivity; a report. The verbs
-stand in the order in which they are used. Each explains itself, with an example, by --help.
+Recordings in; pretraining; features; an honest probe beside connectivity; a report. Commands are
+listed in the order of use; the --help of each has an example.
 
-Exit codes: 0 done, 1 something given cannot be used, 2 the command line or a configuration key is
-wrong, 130 stopped by Ctrl-C, SIGTERM or SIGUSR1 (pretrain has saved by then)."""
+Exit codes: 0 done, 1 unusable input, 2 an error in the command line or in a configuration key,
+130 stopped by Ctrl-C, SIGTERM or SIGUSR1 (pretrain has saved by then)."""
 
 app = App(
     name="semantoks",

@@ -28,7 +28,7 @@ def run_demo(
 
     if out.exists():
         raise InputError(f"{out} exists; remove it, or name another folder: semantoks demo FOLDER.")
-    say(f"Simulating {subjects} people at 3 sites (seed {seed}) in {out / 'recordings'} ...")
+    say(f"Simulating {subjects} subjects at 3 sites (seed {seed}) in {out / 'recordings'} ...")
     out.mkdir(parents=True)
     recordings = simulate_cohort(subjects, seed=seed)
     write_cohort(recordings, out / "recordings", atlas_file=out / "atlas.tsv")
@@ -88,7 +88,7 @@ def demo(
     seed: int = 0,
     output: Output = SILENT,
 ) -> int:
-    """Run the whole main job on a simulated cohort, in a few minutes.
+    """Run every step on a simulated cohort, in a few minutes.
 
     Every command is printed before it runs. The planted phenotype, diagnosis, must be decoded; the
     unplanted one, handedness, must stay at chance.
@@ -104,7 +104,7 @@ def demo(
     seed : int
         Of the cohort and of the weights.
     output : Output
-        How to speak.
+        What is printed.
 
     Returns
     -------

@@ -347,7 +347,7 @@ def embed(
     working: Working = ALL_CORES,
     output: Output = SILENT,
 ) -> None:
-    """Describe every scan by features, averaged over windows.
+    """Compute the features of every scan, averaged over its windows.
 
     From recordings, in one step: they are prepared as the model expects (its atlas, repetition time
     and band), with the same options as for prepare. An interrupted call goes on when it is called
@@ -397,15 +397,15 @@ def embed(
     precision : str
         Of matrix products; auto takes bf16 where it is faster.
     recordings : Recordings
-        Which files, and what is known of them.
+        Files, and metadata of the scans.
     reading : Reading
         How images are read.
     working : Working
-        Who does the work. With --workers or --scheduler, every process loads the model from its
-        folder, and what is done is kept beside OUT, so that an interrupted call goes on when it is
-        called again.
+        Processes, or a cluster. With --workers or --scheduler, every process loads the model from
+        its folder, and what is done is kept beside OUT, so that an interrupted call goes on when
+        it is called again.
     output : Output
-        How to speak.
+        What is printed.
     """
     encoding = Encoding(
         model=model,

@@ -14,7 +14,7 @@ from semantoks.terminal import Output, rows_table
 
 @app.command(sort_key=30)
 def info(path: Path, *, output: Output = SILENT) -> None:
-    """Say what a store, a run or a model folder holds.
+    """Describe a store, a run or a model folder.
 
     Example: semantoks info abide.store
 
@@ -23,7 +23,7 @@ def info(path: Path, *, output: Output = SILENT) -> None:
     path : Path
         A store, a run, or a model folder.
     output : Output
-        How to speak.
+        What is printed.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist.")
@@ -105,7 +105,7 @@ def report(
     out : Path
         The page; by default RUN/report.html.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.interpretation.report import write_report
 
@@ -132,7 +132,7 @@ def import_checkpoint(
     license: str = "unknown",
     output: Output = SILENT,
 ) -> None:
-    """Turn a checkpoint of the released Brain-Semantoks code into a model folder.
+    """Convert a checkpoint of the released Brain-Semantoks code to a model folder.
 
     The file is read as numbers only; one that holds code is refused and none is run.
 
@@ -153,7 +153,7 @@ def import_checkpoint(
     license : str
         Licence of the weights, as the hub calls it, for the model's card.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.data.atlas import Atlas
     from semantoks.model.importing import import_checkpoint
@@ -196,7 +196,7 @@ def push(
     license: str | None = None,
     output: Output = SILENT,
 ) -> None:
-    """Push a model folder to the hub: weights, configuration and card.
+    """Publish a model folder on the hub: weights, configuration and card.
 
     Log in first: hf auth login. Read the card, README.md in the folder, before you make it public.
 
@@ -216,7 +216,7 @@ def push(
         Licence of the weights, as the hub calls it, named in the card and configuration that are
         pushed; the folder here stays as it is. By default the one that the folder names.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.model.checkpoint import push_encoder
 

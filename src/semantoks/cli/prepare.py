@@ -29,7 +29,7 @@ PAGE: Final = "quality.html"
 
 @app.command(sort_key=25)
 def quality(store: Path, *, out: Path | None = None, output: Output = SILENT) -> None:
-    """Draw how good every scan is, kept or refused; who stands out is named.
+    """Draw the data quality of every scan, kept or refused, with outliers by name.
 
     Length, motion, coverage, temporal signal to noise, share in band, jumps, global signal, and
     connectivity with distance. The numbers are in STORE/quality.parquet and STORE/coverage.csv.
@@ -43,7 +43,7 @@ def quality(store: Path, *, out: Path | None = None, output: Output = SILENT) ->
     out : Path
         The page; by default STORE/quality.html. One that is there is replaced.
     output : Output
-        How to speak.
+        What is printed.
     """
     page = _draw(store, out)
     output.say(f"The quality of the scans: {page}.")
@@ -88,7 +88,7 @@ def prepare(
     working: Working = ALL_CORES,
     output: Output = SILENT,
 ) -> None:
-    """Read recordings, preprocess them, and write a store and a page of their quality.
+    """Preprocess recordings into a store, with a page of their data quality.
 
     Scans whose data are not good enough (too short, too many flat ROIs, NaN, the same series under
     two names) are left out by name. An interrupted run goes on when it is called again; what
@@ -117,13 +117,13 @@ def prepare(
     quality_page : bool
         Draw OUT/quality.html; semantoks quality OUT does it later.
     recordings : Recordings
-        Which files, and what is known of them.
+        Files, and metadata of the scans.
     reading : Reading
         How images are read.
     working : Working
-        Who does the work.
+        Processes, or a cluster.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.data.atlas import Atlas
     from semantoks.data.signal import Preprocessing

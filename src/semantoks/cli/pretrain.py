@@ -56,9 +56,9 @@ def pretrain(
     recipe : str
         paper (default), tiny, or a YAML file such as another run's config.yaml.
     subjects : Path
-        List of the people to pretrain on, one a line or a table with a column subject.
+        List of the subjects to pretrain on, one a line or a table with a column subject.
     split : Path
-        File of splits of evaluate: only people of whom no scan is in the test part of one of them.
+        Split file of evaluate: only subjects without a scan in the test part of one of them.
     repeat : int
         Which repeat of these splits.
     fold : str
@@ -77,7 +77,7 @@ def pretrain(
     dry_run : bool
         Do a few steps, say what the run will need (time, memory, disk), and write nothing.
     output : Output
-        How to speak.
+        What is printed.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def pretrain(
 def _chosen(
     store: Store, subjects: Path | None, split: Path | None, repeat: int, fold: str | None
 ) -> Store:
-    """Take the people to pretrain on; all where no list and no split is given."""
+    """Select the subjects to pretrain on; all where no list and no split is given."""
     if subjects is not None and split is not None:
         raise ConfigurationError("--subjects and --split exclude each other; choose one.")
     if split is None and (repeat or fold is not None):

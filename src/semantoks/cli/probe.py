@@ -36,7 +36,7 @@ def probe(
     exclude_seen: Annotated[list[Path] | None, Parameter(name="--exclude-seen")] = None,
     output: Output = SILENT,
 ) -> None:
-    """Read a target from the features, beside connectivity and a dummy on the same splits.
+    """Predict a target from features, beside connectivity and a dummy on the same splits.
 
     Folds never part a subject's scans. Scores are of scans that were left out; intervals (95 %)
     are bootstrapped over subjects and splits, and so is the difference to connectivity.
@@ -53,7 +53,7 @@ def probe(
     target : str
         Column of the table of scans.
     out : Path
-        Folder for scores, predictions and splits; it must not exist.
+        New folder for scores, predictions and splits.
     kind : str
         auto takes a number with more than 10 different values for a regression.
     splits : str
@@ -61,22 +61,22 @@ def probe(
     site_column : str
         Column that names the site.
     folds, repeats : int
-        Folds, and how often subjects are divided anew.
+        Number of folds, and of repeated divisions of the subjects.
     classifier : str
         Linear model for classes; its penalty is chosen inside training.
     seed : int
-        Of the divisions and of the bootstrap.
+        Seed of the divisions and of the bootstrap.
     leave_out : list of str
-        Scans that take no part, such as those of one recording under two names; may be given many
+        Scans to leave out, such as those of one recording under two names; may be given many
         times.
     same_recordings : str
         One recording under the names of two subjects: refuse, or leave-out both.
     exclude_seen : list of Path
-        Runs or model folders: people that they were pretrained on take no part. Models of other
-        stores are asked for people of the same identifiers, who may be others: do not name a model
-        here that was trained on another cohort with such names (sub-001, ...).
+        Runs or model folders: subjects that they were pretrained on are left out. For models of
+        other stores these are subjects of the same identifiers, who may be others: do not name a
+        model here that was trained on another cohort with such names (sub-001, ...).
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.comparison import compare, comparison_table, write_comparison
     from semantoks.data.store import Store
@@ -115,13 +115,13 @@ def probe(
         output.say(f"Left out, as one recording under two names: {', '.join(doubled)}.")
     output.say(comparison_table(comparison))
     if exclude_seen:
-        output.say(f"{len(seen)} scans of people that the models were trained on took no part.")
+        output.say(f"{len(seen)} scans of subjects that the models were trained on took no part.")
     output.say(f"Scores, predictions and splits are in {out}.")
     output.result({"out": str(out), "scores": comparison.table.to_dict(orient="records")})
 
 
 def _seen(store: Store, models: Sequence[Path]) -> list[str]:
-    """Name the scans of people that models were trained on."""
+    """Name the scans of subjects that models were trained on."""
     from semantoks.evaluation.overlap import unseen
     from semantoks.model.checkpoint import load_model
 
@@ -131,7 +131,7 @@ def _seen(store: Store, models: Sequence[Path]) -> list[str]:
         seen |= {*store.scans.loc[~fresh, "scan"].astype(str)}
     if len(seen) == len(store):
         raise InputError(
-            "the models together were trained on all of these people: nobody is left if people "
+            "the models together were trained on all of these subjects: nobody is left if subjects "
             "that they have seen are left out. Test on another cohort."
         )
     return sorted(seen)
@@ -152,7 +152,7 @@ def audit(
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
-    """Read site, motion, repetition time and length from features, and look for seen people.
+    """Predict site, motion, repetition time and length from features, and find seen subjects.
 
     Everything is read from the features as they are, with these confounds regressed out, and after
     ComBat, all fitted in the training part; connectivity is beside. With a target: whether the
@@ -171,21 +171,21 @@ def audit(
     target : str
         Column of the table of scans that is to be predicted.
     model : list of Path
-        Runs or model folders: scans of people that they were trained on are named. If it was not on
-        this store, people of the same identifiers are, who may be others.
+        Runs or model folders: scans of subjects that they were trained on are named. For models of
+        other stores these are subjects of the same identifiers, who may be others.
     out : Path
         Folder for audit.csv, scans.csv and audit.json; it must not exist.
     folds, repeats : int
         Folds of subjects, and how often they are divided anew.
     seed : int
-        Of the divisions and of the bootstrap.
+        Seed of the divisions and of the bootstrap.
     draws : int
         Draws for the intervals (95 %).
     leave_out : list of str
-        Scans that take no part, such as those of one recording under two names; may be given many
+        Scans to leave out, such as those of one recording under two names; may be given many
         times.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.audit import audit as look
     from semantoks.benchmark.audit import audit_table, write_audit
@@ -262,7 +262,7 @@ def decode(
     device: str = "auto",
     output: Output = SILENT,
 ) -> None:
-    """Tell blocks of a task apart from windows of the series, beside connectivity and ROI means.
+    """Classify blocks of a task from windows of the series, beside connectivity and ROI means.
 
     Events are BIDS files *_events.tsv (onset, duration, trial_type), one a scan. Each block is read
     with a haemodynamic delay; folds never part a subject's scans.
@@ -279,7 +279,7 @@ def decode(
     events : Path
         Folder with the files of events.
     out : Path
-        Folder for scores, predictions, windows and splits; it must not exist.
+        New folder for scores, predictions, windows and splits.
     conditions : list of str
         Values of trial_type that are told apart; by default all.
     window : int
@@ -301,7 +301,7 @@ def decode(
     family_column : str
         Column that names the family; relatives stay together.
     folds, repeats : int
-        Folds, and how often subjects are divided anew.
+        Number of folds, and of repeated divisions of the subjects.
     classifier : str
         Linear model; its penalty is chosen inside training.
     untrained : bool
@@ -313,7 +313,7 @@ def decode(
     device : str
         auto takes a GPU where there is one; otherwise cpu, cuda, mps, ...
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.decoding import decode_blocks, decoding_table, write_decoding
     from semantoks.data.store import Store
@@ -392,7 +392,7 @@ def reliability(
     seed: int = 0,
     output: Output = SILENT,
 ) -> None:
-    """Find people again by their features, in another session and in the other half of a scan.
+    """Identify subjects by their features, in another session and in the other half of a scan.
 
     Connectivity is always beside. Identification, correlations and intraclass correlations have
     intervals (95 %) over subjects.
@@ -421,7 +421,7 @@ def reliability(
     seed : int
         Of the draws.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.retest import measure_reliability, reliability_table, write_reliability
     from semantoks.data.store import Store

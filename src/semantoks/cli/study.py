@@ -25,7 +25,7 @@ def evaluate(
     workers: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 1,
     output: Output = SILENT,
 ) -> None:
-    """Compare models, baselines, targets, splits and probes, as a plan says.
+    """Compare models, baselines, targets, splits and probes by a plan.
 
     Every cell is kept: stopped, or with more in the plan, it goes on when called again. Where a
     method cannot do with the cohort, all others are scored, and the exit code is 1.
@@ -41,7 +41,7 @@ def evaluate(
     workers : int
         Processes that compute cells.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.comparison import scores_tables
     from semantoks.benchmark.plan import read_plan
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _seen(counts: pd.Series[float]) -> list[str]:
-    """Say which methods were pretrained on people of this study, or may have been."""
+    """Say which methods were pretrained on subjects of this study, or may have been."""
     words = counts.map(
         lambda count: (
             "the model does not say whom it was pretrained on."
@@ -114,7 +114,7 @@ def ablate(
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
-    """Pretrain the method and the method without a part, and probe all on the same splits.
+    """Pretrain with and without each part of the method, and probe all on the same splits.
 
     Every variant is a run folder. Stopped, it goes on when the same command is given again.
 
@@ -141,11 +141,11 @@ def ablate(
     splits : str
         subject: repeated folds of subjects; site: one site left out at a time.
     folds, repeats : int
-        Folds, and how often subjects are divided anew.
+        Number of folds, and of repeated divisions of the subjects.
     leave_out : list of str
         Scans that take no part; may be given many times.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.comparison import comparison_table
     from semantoks.benchmark.variants import PAPER
@@ -201,7 +201,7 @@ def scale(
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     output: Output = SILENT,
 ) -> None:
-    """Pretrain on nested parts of a cohort, and probe people that none of them has seen.
+    """Pretrain on nested subsets of a cohort, and probe subjects that none of them has seen.
 
     Every part is a run folder. Stopped, it goes on when the same command is given again.
 
@@ -216,9 +216,9 @@ def scale(
     target : list of str
         Column of the table of scans; may be given many times.
     share : list of float
-        Shares of the people who are not held out; by default an eighth, a quarter, half, all.
+        Shares of the subjects who are not held out; by default an eighth, a quarter, half, all.
     held_out : float
-        Share of the people who are probed and never pretrained on.
+        Share of the subjects who are probed and never pretrained on.
     budget : str
         steps: all parts are trained for as many steps as the largest; epochs: for as many epochs.
     recipe : str
@@ -230,11 +230,11 @@ def scale(
     features : str
         What is read out, as for embed.
     folds, repeats : int
-        Folds, and how often subjects are divided anew.
+        Number of folds, and of repeated divisions of the subjects.
     leave_out : list of str
         Scans that take no part; may be given many times.
     output : Output
-        How to speak.
+        What is printed.
     """
     from semantoks.benchmark.comparison import comparison_table
     from semantoks.benchmark.variants import scale as run_scaling
@@ -264,7 +264,7 @@ def scale(
         out / "report.html",
         title="semantoks scaling",
         words=[
-            "Models that were pretrained on nested parts of a cohort, probed on people whom none "
+            "Models that were pretrained on nested parts of a cohort, probed on subjects whom none "
             "of them has seen.",
             f"Equal {budget} for all parts.",
         ],
