@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +14,7 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.terminal import Output
 
 if TYPE_CHECKING:
+    from semantoks.benchmark.decoding import Decoding
     from semantoks.data.store import Store
 
 
@@ -362,20 +363,26 @@ def decode(
         )
     write_decoding(decoding, out)
     output.say(decoding_table(decoding))
-    if passes < _LITTLE:
-        output.say(
-            f"Warning: the band-pass of the store leaves {passes:.0%} of what tells the conditions "
-            "apart: the design is slower than the band. Prepare with a lower --high-pass."
-        )
-    shared = decoding.settings["shared_order"]
-    if unseen == "subjects" and shared > _CONFOUNDED:
-        output.say(
-            f"Warning: {shared:.0%} of the windows lie at times where all subjects have the same "
-            "condition. Their scores may tell stimuli and times apart, not conditions: test blocks "
-            "that were not learned from (--unseen blocks)."
-        )
+    for warning in _doubts(decoding, passes):
+        output.say(f"Warning: {warning}")
     output.say(f"Scores, predictions, windows and splits are in {out}.")
     output.result({"out": str(out), "scores": decoding.table.to_dict(orient="records")})
+
+
+def _doubts(decoding: Decoding, passes: float) -> Iterator[str]:
+    """Explain what else than the conditions may decide the scores."""
+    if passes < _LITTLE:
+        yield (
+            f"the band-pass of the store leaves {passes:.0%} of what tells the conditions apart: "
+            "the design is slower than the band. Prepare with a lower --high-pass."
+        )
+    shared = decoding.settings["shared_order"]
+    if decoding.settings["unseen"] == "subjects" and shared > _CONFOUNDED:
+        yield (
+            f"{shared:.0%} of the windows lie at times where all subjects have the same condition. "
+            "Their scores may tell stimuli and times apart, not conditions: test blocks that were "
+            "not learned from (--unseen blocks)."
+        )
 
 
 @app.command(sort_key=66)

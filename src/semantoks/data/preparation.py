@@ -390,17 +390,15 @@ def prepare(
     told = (*_explain_unread(unread), *collect_notices(scans))
     request = _describe_request(source, format, scans) | _describe_reading(reading)
     kept = find_equal_store(out, atlas, preprocessing, request) if existing == "reuse" else None
+    n_found = len(found) + len(misnamed)
+    report = partial(PreparationReport, out, n_found, order=order, told=told)
     if kept is not None:
-        return PreparationReport(
-            path=out,
-            n_found=len(found),
+        return report(
             n_written=len(kept),
             refused=read_refusals(kept),
             seconds=time.monotonic() - began,
             n_resumed=len(kept),
             nameless=kept.n_unnamed_subjects,
-            order=order,
-            told=told,
         )
     with StoreWriter(out, atlas, preprocessing, request) as writer:
         n_resumed = len(writer.done)
@@ -412,24 +410,20 @@ def prepare(
             scheduler=scheduler,
             progress=progress,
         )
-        check_refused(refused, policy, n_found=len(found), n_written=len(writer.done))
+        check_refused(refused, policy, n_found=n_found, n_written=len(writer.done))
         refused.sort(key=lambda refusal: refusal.scan)
         store = writer.finish(
             refused,
             n_unnamed_subjects=len(nameless & writer.done),
             quality=unmeasured(refused, found, writer.refused),
         )
-    return PreparationReport(
-        path=out,
-        n_found=len(found),
+    return report(
         n_written=len(writer.done),
         refused=tuple(refused),
         seconds=time.monotonic() - began,
         n_resumed=n_resumed,
         started_over=writer.started_over,
         nameless=store.n_unnamed_subjects,
-        order=order,
-        told=told,
     )
 
 
