@@ -106,6 +106,7 @@ CEILINGS = {
     "interpretation": 2_500,
     "model": 2_750,
     "objective": 350,
+    "peers": 4_500,
     "training": 2_650,
 }
 
