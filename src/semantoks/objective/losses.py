@@ -53,7 +53,13 @@ def token_agreement(
     n_windows: int,
 ) -> Float[Tensor, ""]:
     """Mean over windows of the mean cosine over their masked tokens."""
-    cosine = (student * teacher).sum(-1)
-    nothing = cosine.new_zeros(n_windows)
-    count = nothing.index_add(0, window, torch.ones_like(cosine))
-    return (nothing.index_add(0, window, cosine) / count.clamp(min=1)).mean()
+    return mean_of_windows((student * teacher).sum(-1), window, n_windows)
+
+
+def mean_of_windows(
+    values: Float[Tensor, "token"], window: Int[Tensor, "token"], n_windows: int
+) -> Float[Tensor, ""]:
+    """Average over windows the mean over their tokens; a window without any counts as 0."""
+    nothing = values.new_zeros(n_windows)
+    count = nothing.index_add(0, window, torch.ones_like(values))
+    return (nothing.index_add(0, window, values) / count.clamp(min=1)).mean()

@@ -26,6 +26,17 @@ class Share(NamedTuple):
         everyone: Tensor = _Gather.apply(rows, self.start, self.total)  # type: ignore[no-untyped-call]
         return everyone
 
+    def sum(self, value: Tensor) -> Tensor:
+        """Add a value over the processes."""
+        total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+        return total
+
+    def highest(self, value: Tensor) -> Tensor:
+        """Take the highest value of the processes; no gradient."""
+        highest = value.detach().clone()
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return highest
+
     def mean(self, value: Tensor) -> Tensor:
         """Average a mean over scans over the processes, each by the number of its scans."""
         weighted = value * ((self.stop - self.start) / self.total)

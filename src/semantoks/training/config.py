@@ -15,6 +15,7 @@ from semantoks.model.encoder import check_sizes
 from semantoks.model.layers import REFERENCE_BRANCHES, BranchShape
 from semantoks.model.synchrony import Span, Start, check_time_courses
 from semantoks.model.tokenizer import Pooling, Spatial, Tokenization, check_tokenization
+from semantoks.objective.prototypes import Centring
 from semantoks.training.precision import Precision
 
 Residence = Literal["auto", "device", "stream"]
@@ -116,8 +117,14 @@ class MasksConfig(_Section):
 
 
 class ObjectiveConfig(_Section):
-    """Weights of the terms of the loss."""
+    """What the student is asked, and the weights of the terms of the loss.
 
+    From prototypes on, the keys have an effect with objectives of prototypes only.
+    """
+
+    kind: Literal["simdino", "dino", "ibot", "dinov2"] = Field(
+        "simdino", description="compare unit vectors (simdino), or what they say of prototypes"
+    )
     cls_weight: float = Field(1.0, ge=0, description="of the term on [CLS]; 0 for an ablation")
     token_weight: float = Field(0.5, ge=0, description="of the token term on masked steps")
     summary_weight: float = Field(0.5, ge=0, description="of the network-summary term at first")
@@ -126,6 +133,14 @@ class ObjectiveConfig(_Section):
         "fade", description="fade to 0 over summary_share, or keep the weight to the end"
     )
     epsilon: float = Field(0.05, gt=0, description="distortion of the coding rate")
+    prototypes: int = Field(1024, ge=2, le=1_048_576, description="number of prototypes")
+    centring: Centring = Field("mean", description="of the teacher: its mean, or sinkhorn")
+    centre_momentum: float = Field(0.9, ge=0, lt=1, description="of the teacher's mean")
+    temperature: float = Field(0.07, gt=0, le=10, description="of the teacher, after the line")
+    temperature_start: float = Field(0.04, gt=0, le=10, description="of the teacher at first")
+    temperature_epochs: int = Field(30, ge=0, description="of the line between them")
+    koleo_weight: float = Field(0.1, ge=0, description="of nearest-neighbour distances (dinov2)")
+    frozen_epochs: int = Field(1, ge=0, description="in which prototypes stay as they began")
 
 
 class OptimizationConfig(_Section):

@@ -62,6 +62,7 @@ class Learner:
                 curriculum=now.curriculum,
                 absent=batch.absent,
                 share=batch.share,
+                temperature=now.temperature,
             )
         return terms
 
@@ -71,7 +72,8 @@ class Learner:
             torch.autograd.backward(self.scaler.scale(terms.total))
             self.ranks.sum_gradients(self.model.student.parameters())
             clip = self.configuration.optimization.clip
-            norm = optimizer_step(self.optimizer, now, clip=clip, scaler=self.scaler)
+            frozen = self.model.frozen() if now.frozen else {}
+            norm = optimizer_step(self.optimizer, now, clip=clip, scaler=self.scaler, frozen=frozen)
             self.model.update_teacher(now.momentum)
         return norm
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from semantoks.objective.prototypes import teacher_temperature
 from semantoks.training.config import ObjectiveConfig, OptimizationConfig
 
 
@@ -18,6 +21,8 @@ class Schedule(NamedTuple):
     weight_decay: float
     momentum: float
     curriculum: float
+    temperature: float = 0.07  # of the teacher's prototypes
+    frozen: bool = False  # whether prototypes stay as they began
 
 
 def cosine(start: float, end: float, share: float) -> float:
@@ -50,7 +55,22 @@ def schedule(
     share = step / steps
     decay = cosine(optimization.weight_decay, optimization.weight_decay_end, share)
     momentum = cosine(optimization.teacher_momentum, 1.0, share)
-    return Schedule(rate, decay, momentum, _curriculum(step, steps, objective))
+    epoch = step / steps_an_epoch
+    temperature = teacher_temperature(
+        # DINO and iBOT look the temperature up once an epoch, DINOv2 every step.
+        step if objective.kind == "dinov2" else math.floor(epoch),
+        start=objective.temperature_start,
+        end=objective.temperature,
+        length=objective.temperature_epochs * (steps_an_epoch if objective.kind == "dinov2" else 1),
+    )
+    return Schedule(
+        rate,
+        decay,
+        momentum,
+        _curriculum(step, steps, objective),
+        temperature,
+        frozen=epoch < objective.frozen_epochs,
+    )
 
 
 def _curriculum(step: int, steps: int, objective: ObjectiveConfig) -> float:
@@ -73,18 +93,29 @@ def optimizer_step(
     *,
     clip: float,
     scaler: torch.amp.GradScaler | None = None,
+    frozen: Mapping[nn.Parameter, Literal["gradient", "rate"]] = MappingProxyType({}),
 ) -> float:
-    """Clip the gradient, set rates, step, and clear the gradient."""
+    """Clip the gradient, set rates, step, and clear the gradient.
+
+    What is frozen loses its gradient, or learns at a rate of 0, at which moments build up.
+    """
     (group,) = optimizer.param_groups
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(group["params"], clip)
     group["lr"] = now.learning_rate
     group["weight_decay"] = now.weight_decay
+    for parameter, how in frozen.items():
+        if how == "gradient":
+            parameter.grad = None
+    kept = {parameter: parameter.detach().clone() for parameter in frozen}
     if scaler is None:
         optimizer.step()
     else:
         scaler.step(optimizer)
         scaler.update()
+    with torch.no_grad():
+        for parameter, before in kept.items():
+            parameter.copy_(before)
     optimizer.zero_grad(set_to_none=True)
     return float(norm)

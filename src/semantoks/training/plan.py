@@ -13,6 +13,7 @@ from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
 from semantoks.model.tokenizer import token_atlas
 from semantoks.objective.distillation import Distillation
+from semantoks.objective.prototypes import PrototypeDistillation, PrototypeHead
 from semantoks.training.config import Configuration, ModelConfig
 from semantoks.training.views import check_masks
 
@@ -57,23 +58,38 @@ def make_plan(store: Store, configuration: Configuration) -> Plan:
 def make_model(store: Store, configuration: Configuration) -> Distillation:
     """Make student and teacher for a cohort."""
     sizes: ModelConfig = configuration.model
-    head = Head(
-        sizes.dim,
-        hidden_dim=sizes.projection_hidden_dim,
-        output_dim=sizes.projection_dim,
-        hidden_layers=sizes.projection_hidden_layers,
-    )
+    widths: dict[str, int] = {
+        "hidden_dim": sizes.projection_hidden_dim,
+        "output_dim": sizes.projection_dim,
+        "hidden_layers": sizes.projection_hidden_layers,
+    }
     objective = configuration.objective
     encoder = SemantoksEncoder(store.atlas, **sizes.encoder_arguments())
     if encoder.synchrony is not None and sizes.time_course_start == "principal":
         encoder.synchrony.start_principal(mean_correlation(store))
-    return Distillation(
+    weights: dict[str, float] = {
+        "cls_weight": objective.cls_weight,
+        "token_weight": objective.token_weight,
+        "summary_weight": objective.summary_weight,
+    }
+    if objective.kind == "simdino":
+        return Distillation(
+            encoder, Head(sizes.dim, **widths), epsilon=objective.epsilon, **weights
+        )
+    head = PrototypeHead(
+        sizes.dim,
+        prototypes=objective.prototypes,
+        gains="learned" if objective.kind == "dinov2" else "one",
+        **widths,
+    )
+    return PrototypeDistillation(
         encoder,
         head,
-        cls_weight=objective.cls_weight,
-        token_weight=objective.token_weight,
-        summary_weight=objective.summary_weight,
-        epsilon=objective.epsilon,
+        kind=objective.kind,
+        centring=objective.centring,
+        centre_momentum=objective.centre_momentum,
+        koleo_weight=objective.koleo_weight,
+        **weights,
     )
 
 
