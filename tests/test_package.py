@@ -105,9 +105,9 @@ CEILINGS = {
     "evaluation": 9_300,
     "interpretation": 2_500,
     "model": 2_750,
-    "objective": 350,
+    "objective": 620,
     "peers": 4_500,
-    "training": 2_650,
+    "training": 2_800,
 }
 
 

@@ -30,7 +30,8 @@ def test_learning_rate() -> None:
 
 
 def test_decay_momentum_and_curriculum() -> None:
-    assert at(0)[1:] == pytest.approx((0.05, 0.99, 1.0))
+    assert at(0)[1:5] == pytest.approx((0.05, 0.99, 1.0, 0.04))
+    assert [at(step).frozen for step in (0, 9, 10)] == [True, True, False]
     assert at(500).weight_decay == pytest.approx(0.175)
     assert at(500).momentum == pytest.approx(0.995)
     assert at(25).curriculum == pytest.approx(0.5)  # 5 % of 1000 steps

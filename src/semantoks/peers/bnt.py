@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.peers.connectivity import correlation
 from semantoks.peers.weights import Card, check_weights
 
 FirstCentre = Literal["drawn", "unit"]
@@ -143,25 +144,10 @@ def connectivity(
     series: Float[Tensor, "batch roi time"], kind: Literal["fisher_shrunk", "pearson"]
 ) -> Float[Tensor, "batch roi roi"]:
     """Compute what the model reads: Fisher z of the shrunk correlation, or Pearson's."""
-    x = series.double()
-    deviation = x.std(-1, correction=0, keepdim=True)
-    flat = deviation <= 0
-    z = torch.where(flat, 0.0, (x - x.mean(-1, keepdim=True)) / torch.where(flat, 1.0, deviation))
-    rois, time = z.shape[1:]
-    s = z @ z.transpose(1, 2) / time
-    trace = s.diagonal(dim1=1, dim2=2).sum(-1)
-    if kind == "fisher_shrunk":
-        mean, squares = trace / rois, s.square().sum((1, 2))
-        delta = (squares - 2 * mean * trace + rois * mean.square()) / rois
-        fourth = (z.square() @ z.square().transpose(1, 2)).sum((1, 2)) / time
-        beta = (fourth - squares) / (rois * time)
-        shrinkage = (beta.clamp(min=0).minimum(delta) / delta)[:, None, None]
-        s = (1 - shrinkage) * s + shrinkage * mean[:, None, None] * torch.eye(rois).to(s)
-    root = s.diagonal(dim1=1, dim2=2).clamp(min=1e-12).sqrt()
-    r = s / (root[:, :, None] * root[:, None])
-    same = torch.eye(rois, dtype=torch.bool, device=r.device)
     if kind == "pearson":
-        return r.masked_fill(same, 1.0).float()
+        return correlation(series).float()
+    r = correlation(series, shrunk=True)
+    same = torch.eye(r.shape[1], dtype=torch.bool, device=r.device)
     return r.masked_fill(same, 0.0).atanh().float()
 
 

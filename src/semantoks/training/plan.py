@@ -64,6 +64,16 @@ def make_model(store: Store, configuration: Configuration) -> Distillation:
         "hidden_layers": sizes.projection_hidden_layers,
     }
     objective = configuration.objective
+    head: Head
+    if objective.kind == "simdino":
+        head = Head(sizes.dim, **widths)
+    else:
+        head = PrototypeHead(
+            sizes.dim,
+            prototypes=objective.prototypes,
+            gains="learned" if objective.kind == "dinov2" else "one",
+            **widths,
+        )
     encoder = SemantoksEncoder(store.atlas, **sizes.encoder_arguments())
     if encoder.synchrony is not None and sizes.time_course_start == "principal":
         encoder.synchrony.start_principal(mean_correlation(store))
@@ -72,16 +82,8 @@ def make_model(store: Store, configuration: Configuration) -> Distillation:
         "token_weight": objective.token_weight,
         "summary_weight": objective.summary_weight,
     }
-    if objective.kind == "simdino":
-        return Distillation(
-            encoder, Head(sizes.dim, **widths), epsilon=objective.epsilon, **weights
-        )
-    head = PrototypeHead(
-        sizes.dim,
-        prototypes=objective.prototypes,
-        gains="learned" if objective.kind == "dinov2" else "one",
-        **widths,
-    )
+    if objective.kind == "simdino" or not isinstance(head, PrototypeHead):
+        return Distillation(encoder, head, epsilon=objective.epsilon, **weights)
     return PrototypeDistillation(
         encoder,
         head,

@@ -1,0 +1,135 @@
+"""Released weights by the name of their family."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import semantoks
+from semantoks.errors import ConfigurationError, InputError
+from semantoks.peers.families import FAMILIES, card, load_released
+from semantoks.peers.weights import read_weights
+
+CASES: dict[str, tuple[str, str, str, str]] = {
+    # family: (file, golden file, key of the input, key of the output)
+    "bnt": ("bnt/checkpoint.pth", "bnt/golden", "fc", "logits"),
+    "bolt": ("bolt/checkpoint.pth", "bolt/golden", "timeseries", "logits"),
+    "brainmass": (
+        "brainmass/checkpoint.pth", "brainmass/golden", "fc_full", "features_full",
+    ),
+    "brainjepa": (
+        "brainjepa/checkpoint.pth.tar", "brainjepa/golden", "x", "features",
+    ),
+    "brainlm": (
+        "brainlm/roi/pytorch_model.bin", "brainlm/golden_roi", "x", "features_cls",
+    ),
+}  # fmt: skip
+
+
+def _inputs(shared: Path, family: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    file, golden, _, _ = CASES[family]
+    with np.load(shared / "peers" / f"{golden}.npz") as arrays:
+        content = {name: arrays[name] for name in arrays.files}
+    keywords: dict[str, Any] = {}
+    text = str(content["config"])
+    if family in {"brainmass", "brainjepa"}:
+        config = json.loads(text.replace("'", '"'))
+        keywords["config"] = config
+    if family == "brainjepa":
+        keywords["gradients"] = torch.from_numpy(content["gradients"])
+    if family == "brainlm":
+        keywords["coordinates"] = torch.from_numpy(content["xyz"])
+    return shared / "peers" / file, content, keywords
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_and_computes(shared: Path, family: str) -> None:
+    file, golden, keywords = _inputs(shared, family)
+    model = semantoks.load_released(family, file, **keywords)
+    assert not model.training
+    _, _, name, wanted = CASES[family]
+    x = torch.from_numpy(np.asarray(golden[name])).float()
+    found: Tensor = model(x[:, 0] if family == "brainjepa" else x)
+    expected = torch.from_numpy(np.asarray(golden[wanted])).float()
+    assert float((found - expected).detach().abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("other", FAMILIES)
+def test_the_wrong_family_is_refused(shared: Path, family: str, other: str) -> None:
+    if family == other:
+        return
+    file, _, _ = _inputs(shared, other)
+    _, _, keywords = _inputs(shared, family)
+    keywords.setdefault("config", {"heads": 4})
+    with pytest.raises((InputError, ConfigurationError)):
+        load_released(family, file, **keywords)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cards_say_what_a_user_must_know(family: str) -> None:
+    described = card(family)
+    assert described.licence
+    assert described.atlas
+    assert described.scaling
+
+
+def test_unknown_families_are_named() -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean 'brainmass'"):
+        load_released("brainmas", "x.pth")
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (print, ("harm",))
+
+
+def test_files_that_are_no_weights_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_weights(tmp_path / "none.pth")
+    harmful = tmp_path / "harm.pth"
+    harmful.write_bytes(pickle.dumps(_Harm()))
+    with pytest.raises(InputError, match="nothing in it was run"):
+        read_weights(harmful)
+    assert "harm" not in capsys.readouterr().out
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(InputError, match=r"text\.pth"):
+        read_weights(tmp_path / "text.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="holds list"):
+        read_weights(tmp_path / "list.pth")
+
+
+def test_flipped_bits_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save({"weight": torch.arange(1000.0)}, file)
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        place = next(x for x in archive.infolist() if x.filename.endswith("data/0"))
+    content[place.header_offset + 900] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        read_weights(file)
+
+
+def test_a_configuration_beside_the_weights_is_read(shared: Path, tmp_path: Path) -> None:
+    file, _, keywords = _inputs(shared, "brainlm")
+    copy = tmp_path / "pytorch_model.bin"
+    copy.write_bytes(file.read_bytes())
+    with pytest.raises(ConfigurationError, match="leave that file beside"):
+        load_released("brainlm", copy, **keywords)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_released("brainlm", copy, **keywords)
+    (tmp_path / "config.json").write_bytes(file.with_name("config.json").read_bytes())
+    assert not load_released("brainlm", copy, **keywords).training
