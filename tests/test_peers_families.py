@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import semantoks
+from semantoks.cli.application import run
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.peers.families import FAMILIES, card, load_released
 from semantoks.peers.weights import read_weights
@@ -133,3 +134,41 @@ def test_a_configuration_beside_the_weights_is_read(shared: Path, tmp_path: Path
         load_released("brainlm", copy, **keywords)
     (tmp_path / "config.json").write_bytes(file.with_name("config.json").read_bytes())
     assert not load_released("brainlm", copy, **keywords).training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_imported_folders_compute_the_same(shared: Path, tmp_path: Path, family: str) -> None:
+    file, golden, keywords = _inputs(shared, family)
+    model = semantoks.import_released(family, file, tmp_path / "model", **keywords)
+    x = torch.from_numpy(np.asarray(golden[CASES[family][2]])).float()
+    x = x[:, 0] if family == "brainjepa" else x
+    assert model(x).equal(load_released(family, file, **keywords)(x))
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="checksum"):
+        load_released(family, tmp_path / "model")
+
+
+def test_import_from_the_command_line(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, golden, keywords = _inputs(shared, "brainlm")
+    np.savetxt(tmp_path / "places.csv", golden["xyz"].astype(float), delimiter=",")
+    words = ["import-checkpoint", str(file), "--family", "brainlm", "--out", str(tmp_path / "m")]
+    assert run(words) == 2
+    assert "keyword coordinates" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+    words += ["--coordinates", str(tmp_path / "places.csv")]
+    assert run(words) == 0
+    assert "CC BY-NC-ND" in capsys.readouterr().out
+    x = torch.from_numpy(golden["x"]).float()
+    found = load_released("brainlm", tmp_path / "m")(x)
+    torch.testing.assert_close(found, load_released("brainlm", file, **keywords)(x))
+    assert run(words) == 1  # the folder is there
+    (tmp_path / "places.csv").write_text("x,y,z\n1,2,3\n")
+    assert run([*words[:-3], str(tmp_path / "n"), *words[-2:]]) == 1
+    assert "without a header" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no imported bnt, but brainlm"):
+        load_released("bnt", tmp_path / "m")

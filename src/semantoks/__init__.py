@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from semantoks.interpretation.report import write_report
     from semantoks.model.checkpoint import load_encoder, save_encoder
     from semantoks.model.encoder import Encoding, SemantoksEncoder
-    from semantoks.peers.families import load_released
+    from semantoks.peers.families import import_released, load_released
     from semantoks.training.config import Configuration, configure, load_recipe, paper, tiny
     from semantoks.training.pretraining import Run, pretrain
 
@@ -107,7 +107,7 @@ _HOME: Final = {
     "semantoks.interpretation.report": ("write_report",),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),
     "semantoks.model.checkpoint": ("load_encoder", "save_encoder"),
-    "semantoks.peers.families": ("load_released",),
+    "semantoks.peers.families": ("import_released", "load_released"),
     "semantoks.training.config": ("Configuration", "configure", "load_recipe", "paper", "tiny"),
     "semantoks.training.pretraining": ("Run", "pretrain"),
 }

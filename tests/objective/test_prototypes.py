@@ -310,7 +310,13 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in {"ibot", "sinkhorn"} else [pytest.mark.slow])
+        for name in RUNS
+    ],
+)
 def test_pretraining_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
     write_cohort(simulate_cohort(12, seed=1), tmp_path / "in", atlas_file=tmp_path / "atlas.tsv")
     prepare(tmp_path / "in", tmp_path / "store", atlas=Atlas.load(str(tmp_path / "atlas.tsv")))

@@ -120,9 +120,28 @@ def assert_same_run(one: Path, two: Path) -> None:
         torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-5)
 
 
-def test_two_processes_are_one(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param(
+            {"objective__kind": "ibot", "objective__prototypes": 12}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"objective__kind": "dinov2", "objective__prototypes": 12}, marks=pytest.mark.slow
+        ),
+        {
+            "objective__kind": "dinov2",
+            "objective__prototypes": 12,
+            "objective__centring": "sinkhorn",
+        },
+    ],
+    ids=["simdino", "ibot", "dinov2", "sinkhorn"],
+)
+def test_two_processes_are_one(store: Store, tmp_path: Path, changes: dict[str, object]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    jobs = [(command(store, two), place) for place in places(2)] + [(command(store, one), {})]
+    alone = command(store, one, **changes)
+    jobs = [(command(store, two, **changes), place) for place in places(2)] + [(alone, {})]
     words = [sys.executable, "-c", DRIVER, json.dumps(jobs)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "[0, 0, 0]", done.stderr

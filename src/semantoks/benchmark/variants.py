@@ -130,6 +130,9 @@ ABLATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "one-network": {"model.spatial": "minimal"},
     "max-pooling": {"model.pooling": "max"},
     "attention-pooling": {"model.pooling": "attention"},
+    "dino": {"objective.kind": "dino"},
+    "ibot": {"objective.kind": "ibot"},
+    "dinov2": {"objective.kind": "dinov2"},
 }
 """Name -> what is changed in the recipe."""
 PAPER: Final = (

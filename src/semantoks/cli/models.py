@@ -130,9 +130,12 @@ def import_checkpoint(
     atlas: str | None = None,
     branch: Literal["teacher", "student"] = "teacher",
     license: str = "unknown",
+    family: Literal["semantoks", "bnt", "bolt", "brainmass", "brainlm", "brainjepa"] = "semantoks",
+    gradients: Path | None = None,
+    coordinates: Path | None = None,
     output: Output = SILENT,
 ) -> None:
-    """Convert a checkpoint of the released Brain-Semantoks code to a model folder.
+    """Convert a checkpoint of released code to a model folder.
 
     The file is read as numbers only; one that holds code is refused and none is run.
 
@@ -152,9 +155,18 @@ def import_checkpoint(
         Which of the two encoders.
     license : str
         Licence of the weights, as the hub calls it, for the model's card.
+    family : str
+        Whose code wrote it: Brain-Semantoks, or another model of the field.
+    gradients : Path
+        Table of the regions' connectivity gradients, a row a region, for Brain-JEPA.
+    coordinates : Path
+        Table of the regions' places in mm, a row a region, for BrainLM of regions.
     output : Output
         What is printed.
     """
+    if family != "semantoks":
+        _import_peer(family, file, out, config, gradients, coordinates, output)
+        return
     from semantoks.data.atlas import Atlas
     from semantoks.model.importing import import_checkpoint
 
@@ -184,6 +196,55 @@ def import_checkpoint(
             "notices": imported.notices,
         }
     )
+
+
+def _import_peer(
+    family: str,
+    file: Path,
+    out: Path,
+    config: Path | None,
+    gradients: Path | None,
+    coordinates: Path | None,
+    output: Output,
+) -> None:
+    """Import another model, and say what its weights ask for."""
+    from semantoks.files import parse_yaml
+    from semantoks.peers.families import card, import_released
+
+    try:
+        sizes = parse_yaml(config.read_text(encoding="utf-8")) if config else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"configuration {config} cannot be read: {error}") from error
+    model = import_released(
+        family,
+        file,
+        out,
+        config=sizes,
+        gradients=_read_rows(gradients),
+        coordinates=_read_rows(coordinates),
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    described = card(family)
+    output.say(f"{described.title} ({parameters / 1e6:.2f} M parameters) is in {out}.")
+    output.say(f"Licence: {described.licence}.")
+    output.say(f"It expects {described.atlas}; {described.scaling}.")
+    output.result({"model": str(out), "family": family, "parameters": parameters})
+
+
+def _read_rows(table: Path | None) -> Any:
+    """Read a table of numbers without a header, a row a region."""
+    if table is None:
+        return None
+    import numpy as np
+    import torch
+
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(table.suffix)
+    try:
+        return torch.from_numpy(np.loadtxt(table, delimiter=delimiter, ndmin=2)).float()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{table} must hold numbers only, a row a region, without a header: {error}"
+        ) from error
 
 
 @app.command(sort_key=90)
