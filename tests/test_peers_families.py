@@ -32,6 +32,9 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "brainlm": (
         "brainlm/roi/pytorch_model.bin", "brainlm/golden_roi", "x", "features_cls",
     ),
+    "swift": ("neurostorm/swift_checkpoint.pth", "neurostorm/swift_golden", "main.input",
+              "main.pooled"),
+    "neurostorm": ("neurostorm/checkpoint.pth", "neurostorm/golden", "main.input", "main.pooled"),
 }  # fmt: skip
 
 
@@ -40,9 +43,9 @@ def _inputs(shared: Path, family: str) -> tuple[Path, dict[str, Any], dict[str, 
     with np.load(shared / "peers" / f"{golden}.npz") as arrays:
         content = {name: arrays[name] for name in arrays.files}
     keywords: dict[str, Any] = {}
-    text = str(content["config"])
-    if family in {"brainmass", "brainjepa"}:
-        config = json.loads(text.replace("'", '"'))
+    text = str(content.get("config", content.get("main.config")))
+    if family in {"brainmass", "brainjepa", "swift", "neurostorm"}:
+        config = json.loads(text.replace("'", '"').replace("True", "true"))
         keywords["config"] = config
     if family == "brainjepa":
         keywords["gradients"] = torch.from_numpy(content["gradients"])
@@ -58,6 +61,7 @@ def test_every_family_loads_and_computes(shared: Path, family: str) -> None:
     assert not model.training
     _, _, name, wanted = CASES[family]
     x = torch.from_numpy(np.asarray(golden[name])).float()
+    x = x[:2] if family == "swift" else x
     found: Tensor = model(x[:, 0] if family == "brainjepa" else x)
     expected = torch.from_numpy(np.asarray(golden[wanted])).float()
     assert float((found - expected).detach().abs().max() / expected.abs().max()) < 1e-5

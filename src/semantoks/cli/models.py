@@ -130,7 +130,9 @@ def import_checkpoint(
     atlas: str | None = None,
     branch: Literal["teacher", "student"] = "teacher",
     license: str = "unknown",
-    family: Literal["semantoks", "bnt", "bolt", "brainmass", "brainlm", "brainjepa"] = "semantoks",
+    family: Literal[
+        "semantoks", "bnt", "bolt", "brainmass", "brainlm", "brainjepa", "swift", "neurostorm"
+    ] = "semantoks",
     gradients: Path | None = None,
     coordinates: Path | None = None,
     output: Output = SILENT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from semantoks.errors import ConfigurationError, InputError, nearest
 from semantoks.files import new_folder
 from semantoks.peers.weights import Card, read_weights
 
-Family = Literal["bnt", "bolt", "brainmass", "brainlm", "brainjepa"]
+Family = Literal["bnt", "bolt", "brainmass", "brainlm", "brainjepa", "swift", "neurostorm"]
 """Models of others that are built here."""
 
 _FORMAT: Final = "semantoks-peer-1"
@@ -38,7 +38,7 @@ def load_released(
     Parameters
     ----------
     family : str
-        bnt, bolt, brainmass, brainlm or brainjepa.
+        bnt, bolt, brainmass, brainlm, brainjepa, swift or neurostorm.
     file : Path or str
         The checkpoint, as its authors save it; or the folder that `import_released` made of it.
     config : mapping, optional
@@ -55,7 +55,8 @@ def load_released(
         In evaluation mode. Called with a batch it gives logits (batch, class) of connectivity
         (batch, roi, roi) for BNT and of series (batch, roi, time) for BolT; 8 features a region of
         connectivity for BrainMass; the mean of all tokens of series for Brain-JEPA; [CLS] of series
-        for BrainLM, nothing hidden.
+        for BrainLM, nothing hidden; the mean of the last stage of volumes
+        (batch, 1, x, y, z, time) for SwiFT and NeuroSTORM.
 
     Raises
     ------
@@ -71,17 +72,14 @@ def load_released(
     ...
     semantoks.errors.ConfigurationError: there is no family 'brainnet'; choose among bnt, ...
     """
-    module, path = _module(family), Path(file)
+    take, path = _loader(family), Path(file)
     if path.is_dir():
         return _load_folder(path, family)
     found = read_weights(path)
     beside = path.with_name("config.json")
     if config is None and beside.is_file():
         config = _read_config(beside)
-    model: nn.Module = module.load(
-        found, where=str(path), config=config, gradients=gradients, coordinates=coordinates
-    )
-    return model
+    return take(found, where=str(path), config=config, gradients=gradients, coordinates=coordinates)
 
 
 def import_released(
@@ -98,7 +96,7 @@ def import_released(
     Parameters
     ----------
     family : str
-        bnt, bolt, brainmass, brainlm or brainjepa.
+        bnt, bolt, brainmass, brainlm, brainjepa, swift or neurostorm.
     file : Path or str
         The checkpoint, as its authors save it.
     out : Path or str
@@ -173,16 +171,21 @@ def _load_folder(folder: Path, family: str) -> nn.Module:
         else:
             found[name] = value
     given = found.pop("given", {})
-    model: nn.Module = _module(family).load(
-        found, where=str(folder), config=content.get("config"), **given
-    )
-    return model
+    return _loader(family)(found, where=str(folder), config=content.get("config"), **given)
 
 
 def card(family: str) -> Card:
     """Look up what a user must know of a model."""
-    described: Card = _module(family).CARD
+    module = _module(family)
+    described: Card = module.SWIFT_CARD if family == "swift" else module.CARD
     return described
+
+
+def _loader(family: str) -> Callable[..., nn.Module]:
+    """Find what takes the weights of a family."""
+    module = _module(family)
+    take: Callable[..., nn.Module] = module.load_swift if family == "swift" else module.load
+    return take
 
 
 def _module(family: str) -> ModuleType:
@@ -192,7 +195,9 @@ def _module(family: str) -> ModuleType:
             f"there is no family {family!r}; choose among {', '.join(FAMILIES)}."
             + nearest(family, FAMILIES)
         )
-    return importlib.import_module(f"semantoks.peers.{family}")
+    # SwiFT and NeuroSTORM are one skeleton.
+    name = "neurostorm" if family == "swift" else family
+    return importlib.import_module(f"semantoks.peers.{name}")
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
