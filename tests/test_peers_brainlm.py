@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from semantoks.peers.weights import read_weights
 Variant = Literal["vitmae", "roi"]
 
 
+@functools.cache
 def _golden(shared: Path, variant: Variant) -> dict[str, Any]:
     with np.load(shared / "peers" / "brainlm" / f"golden_{variant}.npz") as arrays:
         return {name: arrays[name] for name in arrays.files}

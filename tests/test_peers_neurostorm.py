@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from semantoks.peers.weights import read_weights
 Kind = Literal["window", "random", "atlas"]
 
 
+@functools.cache
 def _golden(shared: Path, name: str) -> dict[str, Any]:
     with np.load(shared / "peers" / "neurostorm" / f"{name}.npz") as arrays:
         return {key.removeprefix("main."): arrays[key] for key in arrays.files}
