@@ -27,7 +27,7 @@ Mixer = Literal["attention", "scan"]
 Four = tuple[int, int, int, int]
 
 _INPUT: Final = {
-    "atlas": "none: volumes in MNI space at 2 mm, cropped and padded to 96 voxels an axis",
+    "atlas": "no atlas, but volumes in MNI space at 2 mm, cropped and padded to 96 voxels an axis",
     "repetition_time": 0.8,
     "frames": 20,
     "scaling": "one mean and standard deviation over all foreground voxels and frames of a run, "
