@@ -180,3 +180,32 @@ def test_wrong_weights_are_refused(
 def test_what_it_does_not_know_is_refused(found: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="neither gradients"):
         bolt.load(found, where="file", coordinates=Tensor())
+
+
+@pytest.mark.parametrize("shift", [0, -1, 7])
+def test_windows_leave_no_samples_between_them(shift: int) -> None:
+    with pytest.raises(ConfigurationError, match="shifted by 1 to 6"):
+        BolT(rois=8, window=6, shift=shift, heads=2, head_dim=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"shiftCoef": 0.4}, "Did you mean 'shiftCoeff'"),
+        ({"shiftCoeff": 0}, "shift is 0"),
+        ({"numHeads": 4}, "numHeads 4, but"),
+        ({"pooling": "gmp"}, "pooling 'gmp', but"),
+    ],
+)
+def test_configurations_that_weights_contradict(
+    found: dict[str, Any], config: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        bolt.load(found, where="file", config=config)
+
+
+def test_any_fringe_is_read_from_the_weights() -> None:
+    made = BolT(rois=8, layers=3, window=6, heads=2, head_dim=4, fringe=2.5)
+    state = {bolt.released_name(name): value for name, value in made.state_dict().items()}
+    read = bolt.load(state, where="file")
+    assert [layer.attention.receptive for layer in read.layers] == [6, 24, 42]

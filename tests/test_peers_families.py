@@ -16,6 +16,7 @@ from torch import Tensor
 import semantoks
 from semantoks.cli.application import run
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.peers import families
 from semantoks.peers.families import FAMILIES, card, load_released
 from semantoks.peers.weights import read_weights
 
@@ -83,6 +84,33 @@ def test_the_wrong_family_is_refused(shared: Path, family: str, other: str) -> N
     keywords.setdefault("config", {"heads": 4})
     with pytest.raises((InputError, ConfigurationError)):
         load_released(family, file, **keywords)
+
+
+def _mutate(value: Tensor) -> list[Any]:
+    return [torch.tensor(1.0), value.flatten()[:1], value[None], value.flatten(), "text", None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_of_senseless_shapes_are_refused(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    file, _, keywords = _inputs(shared, family)
+    whole = dict(read_weights(file))
+    parts = [whole] + [part for part in whole.values() if isinstance(part, dict)]
+    monkeypatch.setattr(families, "read_weights", lambda path: whole)
+    refused = 0
+    for part in parts:
+        names = [name for name, value in part.items() if isinstance(value, Tensor)]
+        for name in names[:: max(1, len(names) // 12)]:
+            value = part[name]
+            for other in _mutate(value):
+                part[name] = other
+                try:
+                    load_released(family, file, **keywords)
+                except InputError:
+                    refused += 1
+            part[name] = value
+    assert refused > 30
 
 
 @pytest.mark.parametrize("family", FAMILIES)

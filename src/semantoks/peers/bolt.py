@@ -8,7 +8,7 @@ no weights were released. A token is one sample of all regions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from semantoks.errors import ConfigurationError, InputError
+from semantoks.errors import ConfigurationError, InputError, nearest
 from semantoks.peers.weights import Card, check_weights
 
 Right = Literal["masked", "visible"]
@@ -174,10 +174,18 @@ class BolT(nn.Module):
         mlp_ratio: float = 1.0,
         dropout: float = 0.1,
         right: Right = "masked",
+        receptive: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.rois, self.window, self.right = rois, window, right
-        self.shift = shift or int(window * 2 / 5)
+        self.shift = int(window * 2 / 5) if shift is None else shift
+        if not 1 <= self.shift <= window:
+            raise ConfigurationError(
+                f"windows of {window} samples must be shifted by 1 to {window}, but shift is "
+                f"{self.shift}; samples between windows would never be read."
+            )
+        if receptive is None:
+            receptive = [receptive_size(i, window=window, fringe=fringe) for i in range(layers)]
         self.summary = nn.Parameter(torch.randn(1, 1, rois))
         self.layers = nn.ModuleList(
             Layer(
@@ -187,9 +195,9 @@ class BolT(nn.Module):
                 heads=heads,
                 head_dim=head_dim,
                 window=window,
-                receptive=receptive_size(layer, window=window, fringe=fringe),
+                receptive=samples,
             )
-            for layer in range(layers)
+            for samples in receptive
         )
         self.norm = nn.LayerNorm(rois)
         self.head = nn.Linear(rois, classes)
@@ -299,7 +307,8 @@ def load(
 ) -> BolT:
     """Take the weights of a released state, which has learned with visible samples on the right.
 
-    `config` may give shiftCoeff (.4 by default), the only size that shapes do not tell.
+    `config` may give shiftCoeff (.4 by default), the only size that shapes do not tell; what else
+    it says must agree with the shapes.
     """
     if gradients is not None or coordinates is not None:
         raise ConfigurationError("BolT knows neither gradients nor coordinates; leave them out.")
@@ -321,22 +330,27 @@ def load(
     token, down, query, head, mlp = (tuple(v.shape) for v in values if isinstance(v, Tensor))
     layers = len({name.split(".")[1] for name in found if name.startswith("blocks.")})
     rois, heads, window = token[-1], down[1], down[2]
-    second = found.get("blocks.1.transformer.attention.cls_bias_sequence_up")
-    grown = second.shape[-1] - window if isinstance(second, Tensor) else 0
+    ups = [
+        found.get(f"{attention.replace('0', str(i))}cls_bias_sequence_up") for i in range(layers)
+    ]
+    sizes = {"nOfLayers": layers, "dim": rois, "numHeads": heads, "headDim": query[0] // heads}
+    sizes["windowSize"] = window
+    if min(sizes.values()) < 1:
+        raise InputError(f"{where} does not hold the weights of BolT: {sizes} must be positive.")
+    _check_config(config or {}, sizes, where)
     model = BolT(
         rois=rois,
         classes=head[0],
-        layers=layers,
         heads=heads,
         head_dim=query[0] // heads,
         window=window,
         shift=int(window * float((config or {}).get("shiftCoeff", 2 / 5))),
-        fringe=grown / (window * 2 * (1 - 2 / 5)) if grown else 2.0,
         mlp_ratio=mlp[0] / rois,
         right="visible",
+        receptive=[up.shape[-1] if isinstance(up, Tensor) else window for up in ups],
     )
     state = model.state_dict()
-    names = {ours: _released(ours) for ours in state}
+    names = {ours: released_name(ours) for ours in state}
     shapes = {theirs: tuple(state[ours].shape) for ours, theirs in names.items()}
     kept = {k: v for k, v in found.items() if not any(part in k for part in _COMPUTED)}
     checked = check_weights(kept, shapes, where=where, family="BolT")
@@ -344,7 +358,27 @@ def load(
     return model.eval()
 
 
-def _released(name: str) -> str:
+_READ_ELSEWHERE: Final = {"fringeCoeff", "mlpRatio", "focalRule"}  # shapes tell
+_TRAINING: Final = {"weightDecay", "lr", "minLr", "maxLr", "drop", "attnDrop", "lambdaCons"}
+
+
+def _check_config(config: Mapping[str, Any], sizes: Mapping[str, int], where: str) -> None:
+    """Refuse a configuration that the weights contradict, or that names what is not built."""
+    built: dict[str, Any] = {**sizes, "pooling": "cls", "attentionBias": True}
+    known = {*built, *_READ_ELSEWHERE, *_TRAINING, "shiftCoeff"}
+    for name, value in config.items():
+        if name not in known:
+            raise ConfigurationError(
+                f"the configuration of BolT has no {name!r}.{nearest(name, known)} Leave it out."
+            )
+        if name in built and value != built[name]:
+            raise ConfigurationError(
+                f"the configuration says {name} {value!r}, but {where} holds {built[name]!r}; give "
+                "the configuration of this very file."
+            )
+
+
+def released_name(name: str) -> str:
     """Translate the name of one of our tensors."""
     if name.startswith("layers."):
         _, layer, rest = name.split(".", 2)

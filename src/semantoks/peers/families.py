@@ -22,6 +22,10 @@ Family = Literal["bnt", "bolt", "brainmass", "brainlm", "brainjepa", "swift", "n
 """Models of others that are built here."""
 
 _FORMAT: Final = "semantoks-peer-1"
+_UNREADABLE: Final = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What building a model of senseless sizes raises."""
 FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
 
 
@@ -185,7 +189,19 @@ def _loader(family: str) -> Callable[..., nn.Module]:
     """Find what takes the weights of a family."""
     module = _module(family)
     take: Callable[..., nn.Module] = module.load_swift if family == "swift" else module.load
-    return take
+
+    def checked(found: Mapping[str, Any], *, where: str, **given: Any) -> nn.Module:
+        try:
+            return take(found, where=where, **given)
+        except InputError:
+            raise
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{where} does not describe a model of {card(family).title}: sizes cannot be read "
+                f"from its tensors and configuration ({error}). Check the family and the file."
+            ) from error
+
+    return checked
 
 
 def _module(family: str) -> ModuleType:
