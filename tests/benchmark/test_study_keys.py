@@ -97,13 +97,21 @@ def test_a_corrected_confound_is_read_again(copy: Store, tmp_path: Path) -> None
 def test_only_cells_that_read_a_column_depend_on_it(
     copy: Store, prepare: str, column: str, reads: set[str]
 ) -> None:
-    baselines = ["confounds", "temporal", "tangent", "partial", "mlp"]
+    baselines = [
+        "confounds",
+        "temporal",
+        "tangent",
+        "partial",
+        "log-connectivity",
+        "components",
+        "mlp",
+    ]
     plan = plan_of(copy, prepare=prepare, baselines=baselines)
     before = keys(copy, plan)
     values = copy.scans[column].to_numpy(copy=True)
     values[0] = "Oslo" if column == "site" else 41.123456789
     after = keys(changed(copy, **{column: values}), plan)
-    both = {"partial"} if "connectivity" in reads else set[str]()
+    both = {"partial", "log-connectivity"} if "connectivity" in reads else set[str]()
     assert {name for name in before if before[name] != after[name]} == reads | both
 
 

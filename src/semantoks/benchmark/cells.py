@@ -35,7 +35,9 @@ from semantoks.evaluation.splitters import LeaveOneSiteOut, SiteStratifiedFolds
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
 
-PREPARED: Final = frozenset({"ridge", "logistic", "connectivity", "partial", "temporal"})
+PREPARED: Final = frozenset(
+    {"ridge", "logistic", "connectivity", "log-connectivity", "partial", "temporal"}
+)
 """Ways to predict whose features are prepared: linear models of one row of features a scan."""
 WITHOUT_FEATURES: Final = frozenset({"dummy", "confounds"})
 """Ways to predict that have no features to prepare."""

@@ -25,6 +25,7 @@ from semantoks.benchmark.tasks import Task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
 from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
+from semantoks.evaluation.components import fit_components, log_connectivity_features
 from semantoks.evaluation.confounds import confound_columns
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.finetuning import WindowTraining, finetune_predictions
@@ -38,7 +39,11 @@ from semantoks.evaluation.linear import (
 )
 from semantoks.evaluation.linear_probe import ProbeSettings, linear_probe_predictions
 from semantoks.evaluation.neighbours import neighbour_predictions
-from semantoks.evaluation.probe import Preparation, cross_validated_predictions
+from semantoks.evaluation.probe import (
+    Preparation,
+    cross_validated_predictions,
+    predictions_of_folds,
+)
 from semantoks.evaluation.significance import PermutationTest, permutation_test
 from semantoks.evaluation.splits import Split, families_of, subjects_of
 from semantoks.evaluation.splitters import Splitter
@@ -66,6 +71,11 @@ class Cohort:
     def temporal(self) -> NDArray[np.float32]:
         """Temporal statistics of the ROIs, shape (scan, feature)."""
         return temporal_features(self.store)
+
+    @cached_property
+    def log_connectivity(self) -> NDArray[np.float32]:
+        """Logarithm of connectivity, shape (scan, entry)."""
+        return log_connectivity_features(self.store)
 
     @cached_property
     def covariances(self) -> Covariances:
@@ -235,8 +245,11 @@ def _linear(method: Method, question: Question, cohort: Cohort) -> LinearMethod 
     how, rows = method.how, question.task.rows
     if how == "temporal":
         return LinearMethod(cohort.temporal[rows])
-    if how in ("connectivity", "partial"):
-        edges = cohort.edges("partial" if how == "partial" else "correlation")[rows]
+    if how in ("connectivity", "partial", "log-connectivity"):
+        if how == "log-connectivity":
+            edges = cohort.log_connectivity[rows]
+        else:
+            edges = cohort.edges("partial" if how == "partial" else "correlation")[rows]
         # ComBat looks at features one by one, everything else at inner products only.
         whole = isinstance(question.prepare, ComBat)
         return LinearMethod(edges if whole else rotate(edges), scaling="center")
@@ -260,6 +273,14 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
     if how == "tangent":
         of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)
+    if how == "components":
+        rows = cohort.log_connectivity[task.rows]
+
+        def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
+            components, train = fit_components(rows[split.train])
+            return train, components.transform(rows[split.test])
+
+        return predictions_of_folds(describe, task.truth, splits, scaling="center", **known)
     return mlp_predictions(
         cohort.store,
         task.truth,

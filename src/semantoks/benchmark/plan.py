@@ -35,7 +35,17 @@ from semantoks.training.precision import Precision
 
 Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finetune"]
 """How a target is read out of a model."""
-Baseline = Literal["dummy", "confounds", "temporal", "connectivity", "partial", "tangent", "mlp"]
+Baseline = Literal[
+    "dummy",
+    "confounds",
+    "temporal",
+    "connectivity",
+    "partial",
+    "tangent",
+    "log-connectivity",
+    "components",
+    "mlp",
+]
 """What needs no pretraining; dummy and connectivity are in every study."""
 
 
