@@ -27,7 +27,7 @@ REFERENCE := --recipe paper --set model.dim=192 --set model.depth=4
 pretrain = semantoks pretrain --data $(1) --out $(2) $(if $(wildcard $(2)/config.yaml),--resume,$(3))
 study = cp $(HERE)plans/$(1).yaml . && semantoks evaluate $(1).yaml --out $(2)
 
-.PHONY: help abide probes finetuning transduction audit ablation identification symptoms search
+.PHONY: help abide components probes finetuning transduction audit ablation identification symptoms search
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 18
@@ -43,6 +43,10 @@ abide:  ## all targets, both ways of splitting
 	    --against 'time-courses networks+log-synchrony, ridge=time-courses-start networks+log-synchrony, ridge' \
 	    --against 'time-courses-longer mean+cls, ridge=time-courses mean+cls, ridge' \
 	    --against 'time-courses-longer mean+cls, ridge=time-courses-start mean+cls, ridge'
+
+components: | abide.store  ## the closed form that a short description has to beat
+	$(call study,abide-components,study-components)
+	$(TABLE) study-components --metric balanced_accuracy --metric auc --metric r2
 
 probes: | abide.store abide-run/model  ## the paper's linear probe, the attention probe
 	$(call study,abide-probes,study-probes)
