@@ -102,7 +102,7 @@ CEILINGS = {
     "benchmark": 4_600,
     "cli": 2_500,
     "data": 10_300,
-    "evaluation": 9_450,
+    "evaluation": 9_400,
     "interpretation": 2_500,
     "model": 2_750,
     "objective": 620,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import yaml
 import semantoks
 from semantoks.benchmark.cells import cells_of, preparation_of
 from semantoks.benchmark.methods import Question
-from semantoks.benchmark.plan import StudyPlan, read_plan
+from semantoks.benchmark.plan import Baseline, StudyPlan, read_plan
 from semantoks.benchmark.study import run_study
 from semantoks.benchmark.tasks import read_task
 from semantoks.data.store import Store, checksum_of, file_digest_of
@@ -97,16 +97,8 @@ def test_a_corrected_confound_is_read_again(copy: Store, tmp_path: Path) -> None
 def test_only_cells_that_read_a_column_depend_on_it(
     copy: Store, prepare: str, column: str, reads: set[str]
 ) -> None:
-    baselines = [
-        "confounds",
-        "temporal",
-        "tangent",
-        "partial",
-        "log-connectivity",
-        "components",
-        "mlp",
-    ]
-    plan = plan_of(copy, prepare=prepare, baselines=baselines)
+    every = list(get_args(Baseline))
+    plan = plan_of(copy, prepare=prepare, baselines=every)
     before = keys(copy, plan)
     values = copy.scans[column].to_numpy(copy=True)
     values[0] = "Oslo" if column == "site" else 41.123456789

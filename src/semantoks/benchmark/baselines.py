@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
+from semantoks.evaluation.components import fit_components, has_signal
 from semantoks.evaluation.confounds import ConfoundDesign
 from semantoks.evaluation.finetuning import (
     WindowModel,
@@ -24,7 +25,7 @@ from semantoks.evaluation.finetuning import (
     take_scans,
     trained_predictions,
 )
-from semantoks.evaluation.linear import Classifier, FoldPrediction
+from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
 from semantoks.evaluation.probe import predictions_of_folds
 from semantoks.evaluation.readout import Scans
 from semantoks.evaluation.splits import Kind, Split
@@ -91,9 +92,7 @@ def fisher_z(
     """
     if kind not in ("correlation", "partial"):
         raise ConfigurationError(f"edges are correlation or partial, not {kind!r}.")
-    alive = np.ptp(series, axis=1) > 0
-    if valid is not None:
-        alive &= valid
+    alive = has_signal(series, valid)
     z = np.zeros((len(series), len(series)))
     kept = np.flatnonzero(alive)
     if len(kept) > 1:
@@ -198,6 +197,26 @@ def confound_predictions(
     )
 
 
+def component_predictions(
+    rows: Float[NDArray[np.floating[Any]], "scan entry"],
+    truth: Shaped[NDArray[Any], "scan"],
+    splits: Sequence[Split],
+    *,
+    kind: Kind,
+    subjects: Shaped[NDArray[Any], "scan"],
+) -> tuple[FoldPrediction, ...]:
+    """Predict from components of log-connectivity that are learned in every training part."""
+    rows = rotate(rows)  # components, too, are of inner products alone
+
+    def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
+        components, train = fit_components(rows[split.train])
+        return train, components.transform(rows[split.test])
+
+    return predictions_of_folds(
+        describe, truth, splits, kind=kind, subjects=subjects, scaling="center"
+    )
+
+
 TEMPORAL_STATISTICS: Final = (
     "lag1",
     "skewness",
@@ -244,9 +263,7 @@ def temporal_statistics(
     >>> temporal_statistics(slow[None], 2.0, (0.01, 0.1))[[0, 3]].round(1).ravel().tolist()
     [1.0, 1.0]
     """
-    alive = np.ptp(series, axis=1) > 0
-    if valid is not None:
-        alive &= valid
+    alive = has_signal(series, valid)
     statistics = np.zeros((len(TEMPORAL_STATISTICS), len(series)))
     if not alive.any():
         return statistics

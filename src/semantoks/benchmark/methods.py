@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from semantoks.benchmark.baselines import (
     MLP_TRAINING,
+    EdgeKind,
+    component_predictions,
     confound_predictions,
     connectivity_features,
     dummy_predictions,
@@ -25,7 +27,7 @@ from semantoks.benchmark.tasks import Task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
 from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
-from semantoks.evaluation.components import fit_components, log_connectivity_features
+from semantoks.evaluation.components import log_connectivity_features
 from semantoks.evaluation.confounds import confound_columns
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.finetuning import WindowTraining, finetune_predictions
@@ -39,11 +41,7 @@ from semantoks.evaluation.linear import (
 )
 from semantoks.evaluation.linear_probe import ProbeSettings, linear_probe_predictions
 from semantoks.evaluation.neighbours import neighbour_predictions
-from semantoks.evaluation.probe import (
-    Preparation,
-    cross_validated_predictions,
-    predictions_of_folds,
-)
+from semantoks.evaluation.probe import Preparation, cross_validated_predictions
 from semantoks.evaluation.significance import PermutationTest, permutation_test
 from semantoks.evaluation.splits import Split, families_of, subjects_of
 from semantoks.evaluation.splitters import Splitter
@@ -73,22 +71,19 @@ class Cohort:
         return temporal_features(self.store)
 
     @cached_property
-    def log_connectivity(self) -> NDArray[np.float32]:
-        """Logarithm of connectivity, shape (scan, entry)."""
-        return log_connectivity_features(self.store)
-
-    @cached_property
     def covariances(self) -> Covariances:
         """Covariances of the ROIs, from which the tangent space of each split is made."""
         return covariances(self.store)
 
-    def edges(
-        self, kind: Literal["correlation", "partial"]
-    ) -> Float[NDArray[np.float32], "scan edge"]:
-        """Compute connectivity."""
-        if kind not in self._edges:
-            self._edges[kind] = connectivity_features(self.store, kind=kind)
-        return self._edges[kind]
+    def edges(self, how: str) -> Float[NDArray[np.float32], "scan edge"]:
+        """Compute connectivity, partial or not, or its logarithm."""
+        if how not in self._edges:
+            if how == "log-connectivity":
+                self._edges[how] = log_connectivity_features(self.store)
+            else:
+                kind: EdgeKind = "partial" if how == "partial" else "correlation"
+                self._edges[how] = connectivity_features(self.store, kind=kind)
+        return self._edges[how]
 
     def features(
         self, model: ModelPlan, features: str
@@ -246,10 +241,7 @@ def _linear(method: Method, question: Question, cohort: Cohort) -> LinearMethod 
     if how == "temporal":
         return LinearMethod(cohort.temporal[rows])
     if how in ("connectivity", "partial", "log-connectivity"):
-        if how == "log-connectivity":
-            edges = cohort.log_connectivity[rows]
-        else:
-            edges = cohort.edges("partial" if how == "partial" else "correlation")[rows]
+        edges = cohort.edges(how)[rows]
         # ComBat looks at features one by one, everything else at inner products only.
         whole = isinstance(question.prepare, ComBat)
         return LinearMethod(edges if whole else rotate(edges), scaling="center")
@@ -274,13 +266,8 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)
     if how == "components":
-        rows = cohort.log_connectivity[task.rows]
-
-        def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
-            components, train = fit_components(rows[split.train])
-            return train, components.transform(rows[split.test])
-
-        return predictions_of_folds(describe, task.truth, splits, scaling="center", **known)
+        rows = cohort.edges("log-connectivity")[task.rows]
+        return component_predictions(rows, task.truth, splits, **known)
     return mlp_predictions(
         cohort.store,
         task.truth,

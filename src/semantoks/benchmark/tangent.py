@@ -18,6 +18,7 @@ from sklearn.covariance import ledoit_wolf
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.components import has_signal, matrix_logarithm
 from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
 from semantoks.evaluation.probe import predictions_of_folds
 from semantoks.evaluation.splits import Kind, Split
@@ -29,6 +30,8 @@ Matrix = NDArray[np.float64]
 _SCANS_AT_ONCE: Final = 32
 _MOST_STEPS: Final = 10
 _TOLERANCE: Final = 1e-7
+_SMALLEST: Final = 1e-12
+"""For eigenvalues: float32 may have made those of nearly singular matrices negative."""
 _MOST_FILLINGS: Final = 20
 
 
@@ -54,7 +57,7 @@ def covariances(store: Store, *, progress: Callable[[int, int], None] | None = N
     valid = np.zeros((len(store), rois), dtype=bool)
     for scan in range(len(store)):
         series = store.series(scan).astype(np.float64)
-        valid[scan] = store.valid[scan] & (np.ptp(series, axis=1) > 0)
+        valid[scan] = has_signal(series, store.valid[scan])
         kept = np.flatnonzero(valid[scan])
         matrix = np.eye(rois)
         if len(kept):
@@ -140,7 +143,9 @@ def tangent_features(
     """Describe covariances by their displacement from a reference."""
     whitener = _of_eigenvalues(reference, lambda values: values**-0.5)
     parts = [
-        sym_matrix_to_vec(_log(whitener @ matrices @ whitener)).astype(np.float32)
+        sym_matrix_to_vec(matrix_logarithm(whitener @ matrices @ whitener, _SMALLEST)).astype(
+            np.float32
+        )
         for matrices in _in_parts(of_scans, reference)
     ]
     return np.concatenate(parts)
@@ -154,7 +159,7 @@ def _geometric_mean(training: Covariances, start: Matrix) -> Matrix:
         whitener = np.linalg.inv(root)
         gradient = np.zeros_like(mean)
         for matrices in _in_parts(training, start):
-            gradient += _log(whitener @ matrices @ whitener).sum(axis=0)
+            gradient += matrix_logarithm(whitener @ matrices @ whitener, _SMALLEST).sum(axis=0)
         gradient /= len(training.packed)
         size = float(np.linalg.norm(gradient))
         step, last = (step / 2, last) if size > last else (step, size)
@@ -186,14 +191,6 @@ def _fill(covariance: Matrix, valid: NDArray[np.bool_], reference: Matrix) -> Ma
     rest = reference[np.ix_(lacks, lacks)] - slopes @ across.T
     filled[np.ix_(lacks, lacks)] = rest + slopes @ own @ slopes.T
     return filled
-
-
-def _log(matrices: Matrix) -> Matrix:
-    """Return the logarithms of symmetric positive definite matrices, the last two axes."""
-    values, vectors = np.linalg.eigh(matrices)
-    # float32 on the way may have made the smallest of nearly singular matrices negative
-    values = np.log(np.maximum(values, 1e-12))
-    return np.asarray((vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2))
 
 
 def _of_eigenvalues(matrix: Matrix, function: Callable[[Matrix], Matrix]) -> Matrix:

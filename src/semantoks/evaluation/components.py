@@ -8,7 +8,6 @@ be; they are shrunk, so that a linear model learns on the scale on which it is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -27,7 +26,15 @@ _SHARE_OF_SCANS: Final = 0.55
 """Components a scan at most."""
 _NOISE_FROM: Final = (256, 0.3)
 """Eigenvalues after these many, or after this share of scans, count as noise."""
-_SHRINK: Final = (0.05, 1.0)
+_SMALLEST_FACTOR: Final = 0.05
+
+
+def has_signal(
+    series: Float[NDArray[np.floating[Any]], "roi time"], valid: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Tell which ROIs are valid and change."""
+    alive = np.ptp(series, axis=1) > 0
+    return alive if valid is None else alive & valid
 
 
 def log_connectivity(
@@ -43,30 +50,31 @@ def log_connectivity(
     >>> log_connectivity(series).round(3).tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
-    alive = np.ptp(series, axis=1) > 0
-    if valid is not None:
-        alive &= valid
-    kept = np.flatnonzero(alive)
+    kept = np.flatnonzero(has_signal(series, valid))
     whole = np.zeros((len(series), len(series)))
     if len(kept):
         r = np.atleast_2d(np.corrcoef(series[kept].astype(np.float64)))
-        values, vectors = np.linalg.eigh(SHARE * r + (1 - SHARE) * np.eye(len(kept)))
-        logarithm = (vectors * np.log(np.maximum(values, _SMALLEST))) @ vectors.T
+        logarithm = matrix_logarithm(SHARE * r + (1 - SHARE) * np.eye(len(kept)), _SMALLEST)
         np.fill_diagonal(whole, logarithm.diagonal().mean())
         whole[np.ix_(kept, kept)] = logarithm
     return whole[np.tril_indices(len(series))]
 
 
-def log_connectivity_features(
-    store: Store, *, progress: Callable[[int, int], None] | None = None
-) -> Float[NDArray[np.float32], "scan entry"]:
+def matrix_logarithm(
+    matrices: Float[NDArray[np.float64], "*batch roi roi"], smallest: float = 0.0
+) -> Float[NDArray[np.float64], "*batch roi roi"]:
+    """Compute the logarithms of symmetric matrices; smaller eigenvalues are raised to smallest."""
+    values, vectors = np.linalg.eigh(matrices)
+    values = np.log(np.maximum(values, smallest))
+    return np.asarray((vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2))
+
+
+def log_connectivity_features(store: Store) -> Float[NDArray[np.float32], "scan entry"]:
     """Compute the logarithm of the connectivity of every scan."""
     rois = len(store.atlas)
     rows = np.empty((len(store), rois * (rois + 1) // 2), dtype=np.float32)
     for scan in range(len(store)):
         rows[scan] = log_connectivity(store.series(scan), store.valid[scan])
-        if progress is not None:
-            progress(scan + 1, len(store))
     return rows
 
 
@@ -74,18 +82,17 @@ class Components(NamedTuple):
     """Leading components of some scans, and the scale on which others are described."""
 
     mean: Float[NDArray[np.float64], "entry"]
-    basis: Float[NDArray[np.float64], "entry component"]
-    root_taper: Float[NDArray[np.float64], "component"]
+    basis: Float[NDArray[np.float64], "entry component"]  # of length √taper
 
     def transform(
         self, rows: Float[NDArray[np.floating[Any]], "scan entry"]
     ) -> Float[NDArray[np.float64], "scan component"]:
         """Describe scans that did not make the basis."""
-        return np.asarray((rows - self.mean) @ self.basis * self.root_taper)
+        return np.asarray((rows - self.mean) @ self.basis)
 
 
 def fit_components(
-    rows: Float[NDArray[np.floating[Any]], "scan entry"], *, most: int = MOST
+    rows: Float[NDArray[np.floating[Any]], "scan entry"],
 ) -> tuple[Components, Float[NDArray[np.float64], "scan component"]]:
     """Learn components of scans, and describe these very scans.
 
@@ -104,12 +111,12 @@ def fit_components(
     values, vectors = np.linalg.eigh(centred @ centred.T)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int((values > 1e-10 * values[0]).sum()) if values[0] > 0 else 0
-    k = min(most, int(_SHARE_OF_SCANS * n), rank - 1)
+    k = min(MOST, int(_SHARE_OF_SCANS * n), rank - 1)
     if k < 1:
         raise InputError(f"the {n} scans to learn components from are all alike; give others.")
     noise = values[min(_NOISE_FROM[0], int(_NOISE_FROM[1] * n)) : n - 1].mean()
     root_taper = np.sqrt((values[:k] - values[k]) / values[:k])
-    shrink = np.clip(1 - noise / values[:k], *_SHRINK)
-    basis = centred.T @ (vectors[:, :k] / np.sqrt(values[:k]))
+    shrink = np.maximum(1 - noise / values[:k], _SMALLEST_FACTOR)
+    basis = centred.T @ (vectors[:, :k] / np.sqrt(values[:k]) * root_taper)
     own = vectors[:, :k] * np.sqrt(values[:k]) * shrink * root_taper
-    return Components(mean, np.asarray(basis), root_taper), np.asarray(own)
+    return Components(mean, np.asarray(basis)), np.asarray(own)

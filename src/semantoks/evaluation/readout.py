@@ -18,6 +18,7 @@ from torch import Tensor
 from semantoks.data.labels import roi_positions
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError, nearest
+from semantoks.evaluation.components import matrix_logarithm
 from semantoks.model.encoder import Encoding, SemantoksEncoder, network_mask
 from semantoks.training.precision import Precision, autocast, choose_precision, kept_memory
 
@@ -90,8 +91,8 @@ def log_of(covariances: Float[Matrix, "window row row"]) -> Float[Matrix, "entry
     lower = np.tril_indices(len(mean))
     if not np.isfinite(mean).all():  # of broken weights; whoever asked says so
         return np.full(len(lower[0]), np.nan)
-    values, vectors = np.linalg.eigh((1 - _SHRINKAGE) * mean + _SHRINKAGE * np.eye(len(mean)))
-    return np.asarray(((vectors * np.log(values)) @ vectors.T)[lower])
+    shrunk = (1 - _SHRINKAGE) * mean + _SHRINKAGE * np.eye(len(mean))
+    return np.asarray(matrix_logarithm(shrunk)[lower])
 
 
 def n_directions(networks: int, dim: int) -> int:

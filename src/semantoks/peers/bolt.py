@@ -174,7 +174,7 @@ class BolT(nn.Module):
         mlp_ratio: float = 1.0,
         dropout: float = 0.1,
         right: Right = "masked",
-        receptive: Sequence[int] | None = None,
+        receptive: Sequence[int] | None = None,  # of every layer; replaces layers and fringe
     ) -> None:
         super().__init__()
         self.rois, self.window, self.right = rois, window, right
@@ -330,11 +330,15 @@ def load(
     token, down, query, head, mlp = (tuple(v.shape) for v in values if isinstance(v, Tensor))
     layers = len({name.split(".")[1] for name in found if name.startswith("blocks.")})
     rois, heads, window = token[-1], down[1], down[2]
-    ups = [
-        found.get(f"{attention.replace('0', str(i))}cls_bias_sequence_up") for i in range(layers)
-    ]
-    sizes = {"nOfLayers": layers, "dim": rois, "numHeads": heads, "headDim": query[0] // heads}
-    sizes["windowSize"] = window
+    up = "blocks.{}.transformer.attention.cls_bias_sequence_up"
+    ups = [found.get(up.format(layer)) for layer in range(layers)]
+    sizes = {
+        "nOfLayers": layers,
+        "dim": rois,
+        "numHeads": heads,
+        "headDim": query[0] // heads,
+        "windowSize": window,
+    }
     if min(sizes.values()) < 1:
         raise InputError(f"{where} does not hold the weights of BolT: {sizes} must be positive.")
     _check_config(config or {}, sizes, where)
@@ -342,7 +346,7 @@ def load(
         rois=rois,
         classes=head[0],
         heads=heads,
-        head_dim=query[0] // heads,
+        head_dim=sizes["headDim"],
         window=window,
         shift=int(window * float((config or {}).get("shiftCoeff", 2 / 5))),
         mlp_ratio=mlp[0] / rois,
