@@ -33,7 +33,7 @@ def has_signal(
     series: Float[NDArray[np.floating[Any]], "roi time"], valid: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
     """Tell which ROIs are valid and change."""
-    alive = np.ptp(series, axis=1) > 0
+    alive = np.asarray(np.ptp(series, axis=1) > 0)
     return alive if valid is None else alive & valid
 
 
