@@ -102,7 +102,9 @@ def test_prompts(golden: dict[str, Any], storm: VolumeEncoder) -> None:
     names = {k: golden[f"prompt.weights.{k}"] for k in model.state_dict() if k.endswith("prompt")}
     model.load_state_dict(storm.state_dict() | {k: _tensor(v) for k, v in names.items()})
     tokens = model.patch_embed.fc(model.patches(_tensor(golden["input"])))
-    _close(_first(model.stages(tokens)[-1]), golden["prompt.output"])
+    _close(
+        _first(model.stages(tokens)[-1]), golden["prompt.output"], 2e-5
+    )  # kernels of CPUs differ
 
 
 @torch.no_grad()

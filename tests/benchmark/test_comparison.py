@@ -14,6 +14,7 @@ from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
 from semantoks.benchmark.comparison import Comparison, compare, comparison_table, write_comparison
+from semantoks.data.selection import select_scans
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import Embeddings
 from semantoks.evaluation.metrics import bootstrap_weights, interval
@@ -48,7 +49,7 @@ def with_frame(embeddings: Embeddings, frame: pd.DataFrame) -> Embeddings:
 def test_planted_signal_is_found_in_connectivity_and_features(comparison):
     assert row(comparison, "connectivity", "balanced_accuracy")["low"] > 0.6
     assert row(comparison, "planted", "auc")["low"] > 0.6
-    assert list(comparison.table["method"].unique()) == ["planted", "connectivity", "dummy"]
+    assert list(comparison.table["method"].unique()) == ["planted", "connectivity", "site", "dummy"]
     assert (comparison.table["n_scans"] == 80).all()
     assert (comparison.table["n_subjects"] == 60).all()
 
@@ -59,9 +60,54 @@ def test_dummy_is_exactly_at_chance(comparison):
         assert (dummy["value"], dummy["low"], dummy["high"]) == (0.5, 0.5, 0.5)
 
 
+def test_knowing_the_site_gains_nothing_within_sites(store, noise):
+    tilted = select_scans(store, np.arange(len(store)))
+    sites = tilted.scans["site"].to_numpy().astype(str)
+    lucky = np.random.default_rng(0).random(len(sites)) < np.where(sites == "Oslo", 0.9, 0.2)
+    by_person = dict(zip(tilted.scans["subject"], lucky, strict=True))
+    tilted.scans["lucky"] = [str(by_person[x]) for x in tilted.scans["subject"]]
+    of_tilted = Embeddings(noise.frame)
+    found = compare(tilted, {"noise": of_tilted}, "lucky", **QUICK)
+    assert row(found, "site", "auc")["low"] > 0.6
+    within = row(found, "site", "auc_within_site")
+    assert (within["value"], within["low"], within["high"]) == (0.5, 0.5, 0.5)
+    tables = found.predictions[found.predictions["method"] == "noise"]
+    pairs = concordant = 0.0
+    areas = []
+    for _, repeat in tables.groupby("repeat"):
+        where = tilted.scans.set_index("scan")["site"].loc[repeat["scan"]].to_numpy()
+        for _, part in repeat.groupby([repeat["fold"].to_numpy(), where]):
+            positive = (part["truth"] == "True").to_numpy()
+            if 0 < positive.sum() < len(positive):
+                count = positive.sum() * (~positive).sum()
+                concordant += roc_auc_score(positive, part["score_True"]) * count
+                pairs += count
+        areas.append(concordant / pairs)
+        pairs = concordant = 0.0
+    assert row(found, "noise", "auc_within_site")["value"] == pytest.approx(np.mean(areas))
+
+
+def test_sites_that_are_the_target_or_unknown_are_no_method(store, planted):
+    bonn = select_scans(store, np.arange(len(store)))
+    bonn.scans["home"] = "at " + bonn.scans["site"].astype(str)
+    found = compare(bonn, {"planted": planted}, "home", **QUICK).table
+    assert set(found["metric"]) == {"balanced_accuracy", "auc", "f1"}
+    assert "site" not in set(found["method"])
+
+
+def test_closed_forms_are_methods_where_they_are_asked_for(store, planted):
+    both = ("log-connectivity", "components")
+    found = compare(store, {"planted": planted}, "diagnosis", baselines=both, **QUICK)
+    for name in both:
+        assert row(found, name, "balanced_accuracy")["low"] > 0.6
+    assert found.settings["methods"]["components"]["n_features"] == 36
+    with pytest.raises(ConfigurationError, match="no baseline 'tangents'"):
+        compare(store, {"planted": planted}, "diagnosis", baselines=("tangents",), **QUICK)
+
+
 def test_unplanted_target_is_at_chance(store, noise):
     found = compare(store, {"noise": noise}, "coin", **QUICK).table
-    learned = found[(found["method"] != "dummy")]
+    learned = found[~found["method"].isin(["dummy", "site"])]
     assert (learned["low"] < 0.5).all()
     assert (learned["high"] > 0.5).all()
 
@@ -136,7 +182,7 @@ def test_regression_has_true_r2_and_counts_missing_values(store, noise):
     rows = found.predictions[found.predictions["method"] == "noise"]
     expected = [r2_score(part["truth"], part["prediction"]) for _, part in rows.groupby("repeat")]
     assert row(found, "noise", "r2")["value"] == pytest.approx(np.mean(expected))
-    assert set(found.table["metric"]) == {"r2", "mae", "pearson_r"}
+    assert set(found.table["metric"]) == {"r2", "mae", "pearson_r", "pearson_r_within_site"}
 
 
 def test_one_site_is_left_out_at_a_time(store, planted):

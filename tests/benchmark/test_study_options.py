@@ -108,7 +108,7 @@ def test_people_seen_are_counted_among_those_who_take_part(store, tmp_path, plan
     seen = hash_subjects([f"{i:03d}" for i in range(10)], salt="other")
     models = {"m": save_model(store, tmp_path / "model", {"subjects": seen})}
     counted = run_study(plan(models=models), tmp_path / "out").scores
-    assert counted.set_index("method").loc["m, ridge", "n_seen"].tolist() == [10] * 3
+    assert counted.set_index("method").loc["m, ridge", "n_seen"].tolist() == [10] * 4
     excluded = run_study(plan(models=models, exclude_seen=True), tmp_path / "out").scores
     assert excluded["n_seen"].max() == 0
     assert excluded["n_subjects"].max() == 50

@@ -61,7 +61,8 @@ def model(**keys: Any) -> dict[str, Any]:
         (
             model(features=["meen"]),
             "models.m.features: there are no features 'meen'; there are mean, cls, networks, "
-            "network-statistics, second-order, synchrony, log-synchrony, and any of them joined by "
+            "network-statistics, second-order, synchrony, log-synchrony, components, and any of "
+            "them joined by "
             "'+', such as mean+cls. Did you mean 'mean'?",
         ),
         (model(features=["cls+cls"]), "name a part twice"),

@@ -98,7 +98,7 @@ def test_ablation_is_paired_with_the_full_method_and_resumed(
     said: list[str] = []
     given = {"names": ("no-cls-term",), "n_folds": 3, "repeats": 1, "n_draws": 50}
     first = ablate(store, tmp_path / "out", recipe, ["diagnosis"], say=said.append, **given)
-    assert {*first.table["method"]} == {"full", "no-cls-term", "connectivity", "dummy"}
+    assert {*first.table["method"]} == {"full", "no-cls-term", "connectivity", "site", "dummy"}
     row = first.table.set_index(["metric", "method"]).loc[("balanced_accuracy", "no-cls-term")]
     full = first.table.set_index(["metric", "method"]).loc[("balanced_accuracy", "full")]
     assert row["reference_difference"] == pytest.approx(row["value"] - full["value"])

@@ -26,6 +26,7 @@ from semantoks.evaluation.readout import (
     token_statistics,
     window_starts,
 )
+from semantoks.model.components import fit_read_out
 from semantoks.model.encoder import Encoding, SemantoksEncoder
 
 DIM = 16
@@ -165,7 +166,9 @@ def test_synchrony_is_the_mean_over_windows_of_correlations_of_time_courses(stor
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
-def test_joined_parts_are_the_parts_whatever_the_batch(store, encoder, batch_size):
+def test_joined_parts_are_the_parts_whatever_the_batch(store, batch_size):
+    encoder = make(store)
+    encoder.components = fit_read_out(store)
     scans = scans_of(store, encoder)
     joined = "+".join(PARTS)
     found = encode_scans(encoder, scans, features=joined, windows=4, batch_size=batch_size)

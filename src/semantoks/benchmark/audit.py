@@ -23,7 +23,7 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.confounds import as_text, confound_columns
 from semantoks.evaluation.embedding import Embeddings
 from semantoks.evaluation.harmonization import ComBat, ConfoundRegression
-from semantoks.evaluation.linear import FoldPrediction, rotate
+from semantoks.evaluation.linear import FoldPrediction, rotate, scaling_of
 from semantoks.evaluation.metrics import CONNECTIVITY, METRICS
 from semantoks.evaluation.overlap import Association, auditable, contamination, site_association
 from semantoks.evaluation.probe import Preparation, cross_validated_predictions, score_predictions
@@ -132,7 +132,7 @@ def described_scans(
     """Describe the scans by every method."""
     for name, one in embeddings.items():
         features = align(store, name, one)[kept]
-        yield Described(name, features, features, "standardize")
+        yield Described(name, features, features, scaling_of(one.feature_names))
     edges = connectivity_features(store)[kept]
     yield Described(CONNECTIVITY, edges, rotate(edges), "center")
 

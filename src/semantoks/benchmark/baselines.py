@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
-from semantoks.evaluation.components import fit_components, has_signal
 from semantoks.evaluation.confounds import ConfoundDesign
 from semantoks.evaluation.finetuning import (
     WindowModel,
@@ -29,6 +28,7 @@ from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
 from semantoks.evaluation.probe import predictions_of_folds
 from semantoks.evaluation.readout import Scans
 from semantoks.evaluation.splits import Kind, Split
+from semantoks.model.components import fit_components, has_signal
 
 EdgeKind = Literal["correlation", "partial"]
 """Pearson's correlation of two ROIs, or their correlation given all other ROIs."""

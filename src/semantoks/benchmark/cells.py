@@ -39,7 +39,7 @@ PREPARED: Final = frozenset(
     {"ridge", "logistic", "connectivity", "log-connectivity", "partial", "temporal"}
 )
 """Ways to predict whose features are prepared: linear models of one row of features a scan."""
-WITHOUT_FEATURES: Final = frozenset({"dummy", "confounds"})
+WITHOUT_FEATURES: Final = frozenset({"dummy", "site", "confounds"})
 """Ways to predict that have no features to prepare."""
 
 
@@ -83,6 +83,8 @@ def columns_read(
     read: Sequence[str] = ()
     if how == "confounds":
         read = plan.confounds or tuple(find_confounds(scans).values())
+    elif how == "site":
+        read = tuple(name for role, name in find_confounds(scans).items() if role == "site")
     elif how in PREPARED and isinstance(prepare, ConfoundRegression):
         read = prepare.columns
     elif how in PREPARED and isinstance(prepare, ComBat):
@@ -204,6 +206,8 @@ def impossible(cell: Cell, question: Question) -> str:
     """Say why a cell cannot be computed."""
     if question.prepare is not None and cell.method.how not in PREPARED | WITHOUT_FEATURES:
         return f"features are prepared for {', '.join(sorted(PREPARED))} only"
+    if cell.method.how == "site" and question.sites is None:
+        return "the table of scans tells no two sites, or they are the target"
     if cell.method.how == "logistic" and question.task.kind == "regression":
         return "logistic regression predicts classes"
     needs = cell.method.how in ("linear", "attention", "finetune", "mlp")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,19 +16,33 @@ from rich.markup import escape
 from rich.table import Table
 
 import semantoks
-from semantoks.benchmark.baselines import connectivity_features, dummy_predictions
+from semantoks.benchmark.baselines import (
+    component_predictions,
+    confound_predictions,
+    connectivity_features,
+    dummy_predictions,
+)
 from semantoks.benchmark.tasks import Task, align, draw_weights, kept_scans, n_repeats, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.evaluation.confounds import sites_of
 from semantoks.evaluation.embedding import Embeddings
-from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
-from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, LOWER_IS_BETTER, METRICS, interval
+from semantoks.evaluation.linear import Classifier, FoldPrediction, Scaling, rotate, scaling_of
+from semantoks.evaluation.metrics import (
+    CONNECTIVITY,
+    DUMMY,
+    LOWER_IS_BETTER,
+    METRICS,
+    SITE,
+    interval,
+)
 from semantoks.evaluation.probe import Score, cross_validated_predictions, score_predictions
 from semantoks.evaluation.same_series import check_people, same_series
 from semantoks.evaluation.split_files import splits_record, splits_table
 from semantoks.evaluation.splits import Split, subjects_of
 from semantoks.evaluation.splitters import leave_one_site_out, subject_folds
 from semantoks.files import new_folder
+from semantoks.model.components import MOST, log_connectivity_features
 
 
 def score_table(
@@ -106,6 +120,10 @@ def prediction_table(
 _CONFIDENCE: Final = 0.95
 
 
+ClosedForm = Literal["log-connectivity", "components"]
+"""Descriptions without training that may be methods of a comparison."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What methods reach at a target.
@@ -148,9 +166,13 @@ def compare(
     reference: str | None = None,
     leave_out: Sequence[str] = (),
     same_recordings: Literal["refuse", "leave-out"] = "refuse",
+    baselines: Sequence[ClosedForm] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Predict a target from each embedding, from connectivity and from nothing, on the same splits.
+
+    Where the table of scans knows two sites, the site alone is a method, too, and scores within
+    sites stand beside the others.
 
     Parameters
     ----------
@@ -185,6 +207,9 @@ def compare(
     same_recordings : {"refuse", "leave-out"}
         What becomes of one recording under the names of two subjects: an error, or both scans are
         left out.
+    baselines : sequence of {"log-connectivity", "components"}
+        Closed forms that are methods, too: the logarithm of connectivity, and at most 400
+        components of it that are learned without labels in every training part.
     progress : callable, optional
         Called with the number of methods that are done and the number of all.
 
@@ -201,7 +226,7 @@ def compare(
     ConfigurationError
         If an option has an unknown value.
     """
-    _check_names(embeddings)
+    _check_names(embeddings, baselines)
     if reference is not None and reference not in embeddings:
         raise ConfigurationError(
             f"there are no embeddings {reference!r} to hold others against; there are "
@@ -229,12 +254,27 @@ def compare(
     if len(edges) != len(store):
         raise InputError(f"connectivity of {len(edges)} scans came for {len(store)} scans.")
     features[CONNECTIVITY] = rotate(edges[task.rows])
-    predicted = _predict(features, task, made, subjects_of(scans), classifier, progress)
+    logarithms = log_connectivity_features(store)[task.rows] if baselines else edges[:0]
+    if "log-connectivity" in baselines:
+        features["log-connectivity"] = rotate(logarithms)
+    scaling = {name: scaling_of(one.feature_names) for name, one in embeddings.items()}
+    predicted = _predict(features, scaling, task, made, subjects_of(scans), classifier, progress)
+    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects_of(scans)}
+    if "components" in baselines:
+        predicted["components"] = component_predictions(logarithms, task.truth, made, **known)
+    sites = sites_of(scans, task.truth)
+    if sites is not None:
+        where = pd.DataFrame({SITE: sites})
+        predicted[SITE] = confound_predictions(where, task.truth, made, columns=[SITE], **known)
+    predicted[DUMMY] = dummy_predictions(task.truth, made, kind=task.kind)
     weights = draw_weights(made, subjects_of(scans), n_draws, seed)
     scores = {
-        name: score_predictions(folds, task.truth, weights, kind=task.kind)
+        name: score_predictions(folds, task.truth, weights, kind=task.kind, sites=sites)
         for name, folds in predicted.items()
     }
+    entries = logarithms.shape[1]
+    widths = {"log-connectivity": entries, "components": min(entries, MOST)}
+    widths[CONNECTIVITY] = edges.shape[1]
     table = splits_table(made, list(scans["scan"]))
     settings = {
         **_facts(store, task, made, table, scans),
@@ -247,9 +287,10 @@ def compare(
         "confidence": _CONFIDENCE,
         "transductive": _transductive(store, embeddings),
         "methods": {
-            **{name: _description(e) for name, e in embeddings.items()},
-            CONNECTIVITY: {"n_features": edges.shape[1]},
-            DUMMY: {"n_features": 0},
+            name: _description(embeddings[name])
+            if name in embeddings
+            else {"n_features": widths.get(name, 0)}
+            for name in predicted
         },
     }
     return Comparison(
@@ -317,9 +358,14 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     return folder
 
 
-def _check_names(embeddings: Mapping[str, Embeddings]) -> None:
-    """Refuse the names of the baselines."""
-    taken = [name for name in embeddings if name in (CONNECTIVITY, DUMMY)]
+def _check_names(embeddings: Mapping[str, Embeddings], baselines: Sequence[str]) -> None:
+    """Refuse the names of the baselines, and baselines that there are not."""
+    unknown = [name for name in baselines if name not in get_args(ClosedForm)]
+    if unknown:
+        raise ConfigurationError(
+            f"there is no baseline {unknown[0]!r}; there are {', '.join(get_args(ClosedForm))}."
+        )
+    taken = [name for name in embeddings if name in (CONNECTIVITY, SITE, DUMMY, *baselines)]
     if taken:
         raise ConfigurationError(
             f"embeddings cannot be called {taken[0]!r}: this is the name of a baseline that is in "
@@ -340,6 +386,7 @@ def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Spli
 
 def _predict(
     features: Mapping[str, NDArray[np.float64]],
+    scaling: Mapping[str, Scaling],
     task: Task,
     splits: Sequence[Split],
     subjects: NDArray[Any],
@@ -356,11 +403,10 @@ def _predict(
             kind=task.kind,
             subjects=subjects,
             classifier=classifier,
-            scaling="center" if name == CONNECTIVITY else "standardize",
+            scaling=scaling.get(name, "center"),
         )
         if progress is not None:
             progress(len(predicted), len(features))
-    predicted[DUMMY] = dummy_predictions(task.truth, splits, kind=task.kind)
     return predicted
 
 
@@ -423,7 +469,7 @@ def comparison_table(comparison: Comparison) -> Table:
     shown.add_column("", overflow="fold")
     shown.add_column("value", justify="right", no_wrap=True)
     shown.add_column("minus connectivity", justify="right", no_wrap=True)
-    for name in METRICS[settings["kind"]]:
+    for name in comparison.table["metric"].unique():
         better = " (lower is better)" if name in LOWER_IS_BETTER else ""
         shown.add_row(name.replace("_", " ") + better, style="bold")
         rows = comparison.table[comparison.table["metric"] == name]

@@ -27,8 +27,7 @@ from semantoks.benchmark.tasks import Task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError
 from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
-from semantoks.evaluation.components import log_connectivity_features
-from semantoks.evaluation.confounds import confound_columns
+from semantoks.evaluation.confounds import confound_columns, sites_of
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.finetuning import WindowTraining, finetune_predictions
 from semantoks.evaluation.harmonization import ComBat
@@ -52,6 +51,7 @@ from semantoks.evaluation.windows import (
     window_tokens,
 )
 from semantoks.model.checkpoint import SavedModel, load_model
+from semantoks.model.components import log_connectivity_features
 from semantoks.model.encoder import SemantoksEncoder, fresh_weights
 
 
@@ -122,7 +122,8 @@ def load_weights(model: ModelPlan) -> SemantoksEncoder:
     return saved.encoder
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True)
+class Question:
     """What is asked of every method."""
 
     task: Task
@@ -138,6 +139,11 @@ class Question(NamedTuple):
         Shape (scan,).
         """
         return families_of(self.scans, self.splitter.family_column)
+
+    @cached_property
+    def sites(self) -> NDArray[Any] | None:
+        """The site of each scan, where two are known that are not the target; shape (scan,)."""
+        return sites_of(self.scans, self.task.truth)
 
 
 class LinearMethod(NamedTuple):
@@ -248,7 +254,8 @@ def _linear(method: Method, question: Question, cohort: Cohort) -> LinearMethod 
     if method.model is None or how not in ("ridge", "logistic"):
         return None
     features = cohort.features(method.model, method.features)[rows]
-    return LinearMethod(features, "logistic" if how == "logistic" else "ridge")
+    scaling: Scaling = "center" if method.features == "components" else "standardize"
+    return LinearMethod(features, "logistic" if how == "logistic" else "ridge", scaling)
 
 
 def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPrediction, ...]:
@@ -262,6 +269,9 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         named = plan.confounds or None
         columns = confound_columns(question.scans, task.target, task.truth, named).used
         return confound_predictions(question.scans, task.truth, splits, columns=columns, **known)
+    if how == "site":
+        where = pd.DataFrame({"site": question.sites})
+        return confound_predictions(where, task.truth, splits, columns=["site"], **known)
     if how == "tangent":
         of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)

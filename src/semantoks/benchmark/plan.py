@@ -36,8 +36,8 @@ from semantoks.training.precision import Precision
 Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finetune"]
 """How a target is read out of a model."""
 Baseline = Literal[
-    "dummy", "confounds", "temporal", "connectivity", "partial", "tangent", "log-connectivity",
-    "components", "mlp",
+    "dummy", "site", "confounds", "temporal", "connectivity", "partial", "tangent",
+    "log-connectivity", "components", "mlp",
 ]  # fmt: skip
 """What needs no pretraining; dummy and connectivity are in every study."""
 

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from semantoks.benchmark.methods import Question
 from semantoks.benchmark.tasks import draw_weights
 from semantoks.evaluation.linear import FoldPrediction
-from semantoks.evaluation.metrics import CONNECTIVITY, METRICS, interval
+from semantoks.evaluation.metrics import (
+    CONNECTIVITY,
+    METRICS,
+    WITHIN_SITE,
+    interval,
+    metrics_of,
+)
 from semantoks.evaluation.probe import Score, fold_metric, score_predictions
 from semantoks.evaluation.significance import compare_folds, correct_p_values
 from semantoks.evaluation.splits import subjects_of
@@ -32,12 +38,12 @@ def fold_table(answers: Answers, question: Question, split: str) -> pd.DataFrame
                 "repeat": fold.split.repeat,
                 "fold": fold.split.fold,
                 "metric": metric,
-                "value": fold_metric(metric, task.truth, fold),
+                "value": fold_metric(metric, task.truth, fold, question.sites),
                 "n": len(fold.split.test),
             }
             for method, folds in answers.items()
             for fold in folds
-            for metric in METRICS[task.kind]
+            for metric in metrics_of(task.kind, question.sites)
         ]
     )
 
@@ -47,7 +53,7 @@ def summary_table(
 ) -> pd.DataFrame:
     """Score methods over all folds, each held against connectivity on the same folds."""
     task, units = question.task, question.units
-    known = {"kind": task.kind}
+    known: dict[str, Any] = {"kind": task.kind, "sites": question.sites}
     # Most methods answer for all folds: draws and connectivity are the same for these.
     against: dict[int, tuple[NDArray[np.float64], dict[str, Score]]] = {}
     rows = []
@@ -105,7 +111,8 @@ def difference_table(
         folds, others = answers[method][:n], answers[reference][:n]
         weights = draw_weights([fold.split for fold in folds], units, draws, seed)
         own, other = (
-            score_predictions(each, task.truth, weights, kind=task.kind) for each in (folds, others)
+            score_predictions(each, task.truth, weights, kind=task.kind, sites=question.sites)
+            for each in (folds, others)
         )
         rows += [
             {
@@ -121,7 +128,7 @@ def difference_table(
                 "n_folds": len({fold.split.fold for fold in folds}),
                 "n_repeats": len({fold.split.repeat for fold in folds}),
             }
-            for metric in METRICS[task.kind]
+            for metric in metrics_of(task.kind, question.sites)
         ]
     return _corrected_by_metric(pd.DataFrame(rows))
 
@@ -133,7 +140,8 @@ def corrected(scores: pd.DataFrame) -> pd.DataFrame:
     looks at balanced accuracy of one target and R² of another has looked twice.
     """
     place = [
-        METRICS[kind].index(m) for kind, m in zip(scores["kind"], scores["metric"], strict=True)
+        (*METRICS[kind], WITHIN_SITE[kind]).index(metric)
+        for kind, metric in zip(scores["kind"], scores["metric"], strict=True)
     ]
     wanted = {"p": "p_corrected_all", "p_permutation": "p_permutation_corrected"}
     for column, name in wanted.items():
@@ -171,5 +179,7 @@ def _tested(
     question: Question,
 ) -> dict[str, float]:
     """Test the difference over folds, which share people."""
-    test = compare_folds(folds, others, truth, kind=question.task.kind, metric=metric)
+    test = compare_folds(
+        folds, others, truth, kind=question.task.kind, metric=metric, sites=question.sites
+    )
     return {"t_low": test.low, "t_high": test.high, "p": test.p}

@@ -18,10 +18,10 @@ from sklearn.covariance import ledoit_wolf
 
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError
-from semantoks.evaluation.components import has_signal, matrix_logarithm
 from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
 from semantoks.evaluation.probe import predictions_of_folds
 from semantoks.evaluation.splits import Kind, Split
+from semantoks.model.components import has_signal, matrix_logarithm
 
 MeanKind = Literal["euclidean", "geometric"]
 """Arithmetic mean of the covariances, or the one that is nearest to all in the affine metric."""

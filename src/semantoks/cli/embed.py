@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 _TABLES: Final = (".parquet", ".csv")
+_NAMED: Final = 5
+"""Columns that are named where there are many."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Encoding:
         Evenly spaced windows a scan.
     window : int or None
         Samples in a window; the model's if None.
-    features : str
-        What is read out.
+    features : str or None
+        What is read out; as the model says if None.
     smaller_atlas : {"refuse", "mask"}
         What becomes of scans that have only a part of the model's ROIs.
     preprocessing : {"check", "ignore"}
@@ -72,7 +74,7 @@ class Encoding:
     out: Path
     windows: int
     window: int | None
-    features: str
+    features: str | None
     smaller_atlas: Literal["refuse", "mask"]
     preprocessing: Literal["check", "ignore"]
     fresh_weights_seed: int | None
@@ -216,7 +218,7 @@ def _expected(
     """Decide what is done to recordings: what the model was trained on."""
     from semantoks.data.signal import Preprocessing
     from semantoks.evaluation.embedding import check_preprocessing
-    from semantoks.evaluation.readout import window_length
+    from semantoks.evaluation.readout import default_features, samples_needed
 
     usual = Preprocessing.from_dict(encoder.preprocessing)
     said = (recordings.filtered_before, recordings.high_pass, recordings.low_pass)
@@ -228,8 +230,11 @@ def _expected(
             f"--high-pass {low} --low-pass {high} for raw ones, --filtered-before {low} {high} "
             "for filtered ones."
         )
+    features = encoding.features or default_features(encoder)
     # A scan that is shorter than a window cannot be read, and any other can.
-    usual = dataclasses.replace(usual, min_samples=window_length(encoder, encoding.window))
+    usual = dataclasses.replace(
+        usual, min_samples=samples_needed(encoder, features, encoding.window)
+    )
     chosen = recordings.preprocessing(usual)
     if encoding.preprocessing == "check":
         check_preprocessing(
@@ -260,7 +265,7 @@ def _encode(
         sharing = Sharing(place, working.workers, working.scheduler, encoding.device, keep)
     else:
         encoder = encoder.to(choose_device(encoding.device))
-    with output.progress("encoding scans" if sharing else "encoding windows") as advance:
+    with output.progress("encoding") as advance:
         return embed(
             store,
             encoder,
@@ -292,9 +297,12 @@ def _write(embeddings: Embeddings, store: Store, encoding: Encoding, output: Out
     phenotypes = known.drop(columns=[name for name in COLUMNS if name != "t_r"])
     if encoding.is_table:
         write_embeddings(embeddings, encoding.out)
-        names = ", ".join(phenotypes.columns.drop("t_r"))
+        names = list(phenotypes.columns.drop("t_r"))
         if names:
-            output.say(f"What tables say of the scans ({names}) is not in {encoding.out}.")
+            named = [*names[:_NAMED], *["..."] * (len(names) > _NAMED)]
+            output.say(
+                f"What tables say of the scans ({', '.join(named)}) is not in {encoding.out}."
+            )
         return
     beside = [store.path / name for name in (QUALITY, COVERAGE, PAGE)]
     beside.append(Files.of(store.path).refused)
@@ -335,7 +343,7 @@ def embed(
     smaller_atlas: Literal["refuse", "mask"] = "refuse",
     windows: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))] = 8,
     window: int | None = None,
-    features: str = "mean+cls",
+    features: str | None = None,
     keep_store: Annotated[bool, Parameter(negative="")] = False,
     ignore_preprocessing: Annotated[bool, Parameter(negative="")] = False,
     untrained: Annotated[bool, Parameter(negative="")] = False,
@@ -381,8 +389,9 @@ def embed(
     features : str
         Any of mean (mean token), cls, networks (mean token of every network), network-statistics
         (mean and deviation of every network), second-order (correlations between the tokens of
-        networks), synchrony and log-synchrony (correlations between learned time courses), joined
-        by +; mean+cls is the reference.
+        networks), synchrony and log-synchrony (correlations between learned time courses), and
+        components (of the logarithm of connectivity), joined by +; mean+cls is the reference, and
+        components the default where the model has them.
     keep_store : bool
         Keep the store that recordings were read into, as OUT.store.
     ignore_preprocessing : bool

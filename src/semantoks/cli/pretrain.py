@@ -54,7 +54,8 @@ def pretrain(
     out : Path
         Run folder; it must not exist unless --resume.
     recipe : str
-        paper (default), tiny, or a YAML file such as another run's config.yaml.
+        paper (default), tiny, components (no training: a closed form in seconds), or a YAML file
+        such as another run's config.yaml.
     subjects : Path
         List of the subjects to pretrain on, one a line or a table with a column subject.
     split : Path
@@ -195,7 +196,10 @@ def _pretrain(
             f"Go on{processes} with: {shlex.join([*words, *part, '--resume'])}"
         )
         return INTERRUPTED
-    output.say(f"The teacher is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")
+    what = "The teacher" if ended.steps else "The model, untrained,"
+    if configuration.model.components:
+        what += " with components of log-connectivity"
+    output.say(f"{what} is in {out / 'model'}; {ended.steps} steps, {ended.seconds:.0f} s.")
     return 0
 
 

@@ -35,9 +35,12 @@ def probe(
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     same_recordings: Literal["refuse", "leave-out"] = "refuse",
     exclude_seen: Annotated[list[Path] | None, Parameter(name="--exclude-seen")] = None,
+    baseline: Annotated[
+        list[Literal["log-connectivity", "components"]] | None, Parameter(name="--baseline")
+    ] = None,
     output: Output = SILENT,
 ) -> None:
-    """Predict a target from features, beside connectivity and a dummy on the same splits.
+    """Predict a target from features, beside connectivity, the site alone and a dummy.
 
     Folds never part a subject's scans. Scores are of scans that were left out; intervals (95 %)
     are bootstrapped over subjects and splits, and so is the difference to connectivity.
@@ -76,6 +79,9 @@ def probe(
         Runs or model folders: subjects that they were pretrained on are left out. For models of
         other stores these are subjects of the same identifiers, who may be others: do not name a
         model here that was trained on another cohort with such names (sub-001, ...).
+    baseline : list of str
+        log-connectivity and components: closed forms of connectivity that a short description has
+        to beat; may be given many times.
     output : Output
         What is printed.
     """
@@ -107,6 +113,7 @@ def probe(
             seed=seed,
             leave_out=(*(leave_out or ()), *seen),
             same_recordings=same_recordings,
+            baselines=tuple(baseline or ()),
             progress=lambda done, total: advance(done, total, ""),
         )
     write_comparison(comparison, out)

@@ -218,6 +218,29 @@ def confound_columns(
     return ConfoundColumns(used, left_out)
 
 
+def sites_of(
+    scans: pd.DataFrame, truth: Shaped[ArrayLike, "scan"]
+) -> Shaped[NDArray[Any], "scan"] | None:
+    """Read the site of every scan; None where there are not two, or they are the target.
+
+    A scan of an unknown site is alone at it.
+
+    Examples
+    --------
+    >>> scans = pd.DataFrame({"scan": list("abcd"), "site": ["Oslo", "Oslo", "Bonn", ""]})
+    >>> sites_of(scans, [1.0, 2.0, 3.0, 4.0]).tolist()
+    ['Oslo', 'Oslo', 'Bonn', '?d']
+    """
+    column = find_confounds(scans).get("site")
+    if column is None or is_target(scans[column], truth):
+        return None
+    sites = np.asarray(as_text(scans[column]), dtype=str)
+    if len({*sites} - {""}) < 2:
+        return None
+    alone = "?" + scans["scan"].to_numpy().astype(str).astype(object)
+    return np.where(sites == "", alone, sites).astype(str)
+
+
 def find_confounds(scans: pd.DataFrame) -> dict[ConfoundRole, str]:
     """Find the columns of age, sex, site and motion by their names.
 

@@ -22,6 +22,7 @@ from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.readout import (
     FeatureKind,
     SmallerAtlas,
+    default_features,
     encode_scans,
     feature_names,
     scans_of,
@@ -249,7 +250,7 @@ def embed(
     encoder: SemantoksEncoder,
     *,
     windows: int = 8,
-    features: FeatureKind = "mean+cls",
+    features: FeatureKind | None = None,
     window: int | None = None,
     smaller_atlas: SmallerAtlas = "refuse",
     preprocessing: PreprocessingCheck = "check",
@@ -272,11 +273,13 @@ def embed(
         The model; used where its weights are, and left in the mode that it came in.
     windows : int
         Windows a scan, evenly spaced.
-    features : str
+    features : str, optional
         What is read out: "mean+cls", mean token and CLS, is the reference. Any of "mean", "cls",
         "networks" (the mean token of every network), "network-statistics" (mean and deviation of
         every network), "second-order" (correlations between the tokens of networks), "synchrony"
-        and "log-synchrony" (correlations between learned time courses), joined by "+".
+        and "log-synchrony" (correlations between learned time courses), and "components" (of the
+        logarithm of connectivity, of the whole scan), joined by "+". By default "components" where
+        the model has them, and "mean+cls" otherwise.
     window : int, optional
         Samples in a window, a multiple of the model's patch; the model's window by default.
     smaller_atlas : {"refuse", "mask"}
@@ -337,6 +340,7 @@ def embed(
             "--ignore-preprocessing.",
         )
     chosen = choose_precision(precision, encoder.cls_token.device, dim=encoder.dim)
+    features = features or default_features(encoder)
     names = feature_names(encoder, features)
     provenance = embedding_provenance(
         store,

@@ -30,8 +30,10 @@ from semantoks.evaluation.readout import (
     FeatureKind,
     Scans,
     check_whole,
+    default_features,
     encode_scans,
     feature_names,
+    samples_needed,
     scans_of,
     window_length,
     window_starts,
@@ -209,11 +211,9 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         grid search) of an encoder cost memory; those of a folder's name do not.
     windows : int
         Windows a scan, evenly spaced.
-    features : str
-        What is read out: "mean+cls", mean token and CLS, is the reference. Any of "mean", "cls",
-        "networks" (the mean token of every network), "network-statistics" (mean and deviation of
-        every network), "second-order" (correlations between the tokens of networks), "synchrony"
-        and "log-synchrony" (correlations between learned time courses), joined by "+".
+    features : str, optional
+        What is read out, as in `embed`: "mean+cls", mean token and CLS, is the reference, and
+        "components" the default of models that have them.
     t_r : float, optional
         Repetition time of the arrays in seconds. It is never guessed: arrays need it, even if they
         are at the model's already; a `Recording` and a store bring their own.
@@ -265,7 +265,7 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self,
         model: str | Path | SemantoksEncoder,
         windows: int = 8,
-        features: FeatureKind = "mean+cls",
+        features: FeatureKind | None = None,
         *,
         t_r: float | None = None,
         atlas: Atlas | None = None,
@@ -382,11 +382,12 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             roi_positions(self.atlas, encoder.atlas)
         windows, window = check_whole("windows", self.windows), window_length(encoder, self.window)
         window_starts(window, window, windows)
-        settings = self._settings(encoder, window)
+        features = self.features or default_features(encoder)
+        settings = self._settings(encoder, samples_needed(encoder, features, window))
         return _Plan(
             encoder=encoder,
             rules=ArrayRules(encoder.atlas, self.atlas, _check_t_r(self.t_r), settings),
-            features=self.features,
+            features=features,
             windows=windows,
             window=window,
             batch_size=check_whole("batch_size", self.batch_size),
@@ -395,15 +396,15 @@ class SemantoksFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ignore_preprocessing=self.ignore_preprocessing,
         )
 
-    def _settings(self, encoder: SemantoksEncoder, window: int) -> Preprocessing:
-        """Decide what is done to arrays; they need to be no longer than a window."""
+    def _settings(self, encoder: SemantoksEncoder, needed: int) -> Preprocessing:
+        """Decide what is done to arrays; they need to be no longer than what is read."""
         if self.preprocessing is not None:
             _check_type("preprocessing", self.preprocessing, Preprocessing)
         chosen = self.preprocessing or Preprocessing.from_dict(encoder.preprocessing)
         coverage: object = chosen.min_coverage if self.min_coverage is None else self.min_coverage
         if isinstance(coverage, bool) or not isinstance(coverage, Real):
             raise InputError(f"min_coverage is {coverage!r}; it is a share between 0 and 1.")
-        return dataclasses.replace(chosen, min_samples=window, min_coverage=float(coverage))
+        return dataclasses.replace(chosen, min_samples=needed, min_coverage=float(coverage))
 
 
 def _load(model: object) -> SemantoksEncoder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -40,6 +40,17 @@ PENALTIES: Final = np.logspace(-2, 8, 31)
 """Penalties to choose from, weakest first."""
 
 _COLUMNS_AT_ONCE = 4096
+
+
+def scaling_of(names: Iterable[str]) -> Scaling:
+    """Say how features of these names are scaled.
+
+    Examples
+    --------
+    >>> scaling_of(["components_0000"]), scaling_of(["mean_0000", "components_0000"])
+    ('center', 'standardize')
+    """
+    return "center" if all(name.startswith("components_") for name in names) else "standardize"
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,7 @@ def _scans_of_repeated(subjects: NDArray[Any]) -> list[NDArray[np.intp]]:
 
 Classifier = Literal["ridge", "logistic"]
 Scaling = Literal["standardize", "center"]
+"""What is done to features. Components keep their spread: it says how reliable they are."""
 
 _LOGISTIC_PENALTIES: Final = np.logspace(5, -1, 7)
 _INNER_FOLDS = 5

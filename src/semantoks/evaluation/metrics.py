@@ -74,11 +74,18 @@ CONNECTIVITY: Final = "connectivity"
 """The method that every other one is held against."""
 DUMMY: Final = "dummy"
 """The method that does not look at the scans."""
+SITE: Final = "site"
+"""The method that knows of a scan only where it was made."""
 METRICS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "classification": ("balanced_accuracy", "auc", "f1"),
     "regression": ("r2", "mae", "pearson_r"),
 }
 """Metrics of each kind of target, the deciding one first."""
+WITHIN_SITE: Final[Mapping[Kind, str]] = {
+    "classification": "auc_within_site",
+    "regression": "pearson_r_within_site",
+}
+"""Metrics that compare scans of one site only, so that knowing the site gains nothing."""
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "balanced_accuracy": "balanced accuracy",
     "auc": "area under the ROC curve",
@@ -86,10 +93,23 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "r2": "R² (explained variance)",
     "mae": "mean absolute error (unit of the target; lower is better)",
     "pearson_r": "Pearson's r (within folds)",
+    "auc_within_site": "area under the ROC curve within sites (pairs of one site)",
+    "pearson_r_within_site": "Pearson's r within sites (means of sites removed)",
 }
 """Metrics in words."""
 LOWER_IS_BETTER: Final = frozenset({"mae"})
 """Metrics of which a smaller value is the better one."""
+
+
+def metrics_of(kind: Kind, sites: object = None) -> tuple[str, ...]:
+    """List the metrics of a kind of target, with the one within sites where these are known.
+
+    Examples
+    --------
+    >>> metrics_of("regression", sites=["Oslo", "Bonn"])
+    ('r2', 'mae', 'pearson_r', 'pearson_r_within_site')
+    """
+    return METRICS[kind] if sites is None else (*METRICS[kind], WITHIN_SITE[kind])
 
 
 def balanced_accuracy(

@@ -26,12 +26,13 @@ from semantoks.evaluation.linear import (
     predict_fold,
 )
 from semantoks.evaluation.metrics import (
-    METRICS,
+    WITHIN_SITE,
     auc,
     balanced_accuracy,
     f1,
     interval,
     mae,
+    metrics_of,
     pearson_r,
     r2,
 )
@@ -236,12 +237,14 @@ def score_predictions(
     weights: Float[Matrix, "draw scan"],
     *,
     kind: Kind,
+    sites: Shaped[NDArray[Any], "scan"] | None = None,
 ) -> dict[str, Score]:
     """Score out-of-fold predictions, with intervals over draws of subjects or of folds.
 
     A metric is computed once a repeat, on the predictions of all of its folds together, and
     averaged over repeats; the area under the curve counts only pairs of scans of one fold, and
-    Pearson's r centres each fold. The
+    Pearson's r centres each fold. Where sites are given, both are also taken within sites: of
+    pairs of one site and fold, and with the mean of every site and fold removed. The
     interval is that of the draws of all repeats together: it tells how much the score depends on
     which people were tested and on how they were divided. The models are not fitted anew in a
     draw. Where subjects are divided once only, draws of subjects know nothing of the division, so
@@ -275,8 +278,9 @@ def score_predictions(
     repeats: dict[int, list[FoldPrediction]] = {}
     for fold in folds:
         repeats.setdefault(fold.split.repeat, []).append(fold)
-    values: dict[str, list[float]] = {name: [] for name in METRICS[kind]}
-    draws: dict[str, list[Matrix]] = {name: [] for name in METRICS[kind]}
+    names = metrics_of(kind, sites)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    draws: dict[str, list[Matrix]] = {name: [] for name in names}
     for repeat, parts in repeats.items():
         tested = np.concatenate([part.split.test for part in parts])
         if len(np.unique(tested)) != len(tested):
@@ -284,15 +288,16 @@ def score_predictions(
         prediction = np.concatenate([part.prediction for part in parts])
         score = np.concatenate([part.score for part in parts])
         folds_of = np.repeat(np.arange(len(parts)), [len(part.split.test) for part in parts])
-        for name in METRICS[kind]:
+        for name in names:
+            groups = _groups(name, folds_of, sites, tested)
             once, drawn = (
-                _metric(name, truth[tested], prediction, score, w, folds_of)
+                _metric(name, truth[tested], prediction, score, w, groups)
                 for w in (None, weights[:, tested])
             )
             values[name].append(float(once))
             draws[name].append(drawn)
     scores = {}
-    for name in METRICS[kind]:
+    for name in names:
         pooled = np.concatenate(draws[name])
         known = [value for value in values[name] if np.isfinite(value)]
         value = float(np.mean(known)) if known else float("nan")
@@ -300,11 +305,26 @@ def score_predictions(
     return scores
 
 
-def fold_metric(name: str, truth: Shaped[NDArray[Any], "scan"], fold: FoldPrediction) -> float:
+def fold_metric(
+    name: str,
+    truth: Shaped[NDArray[Any], "scan"],
+    fold: FoldPrediction,
+    sites: Shaped[NDArray[Any], "scan"] | None = None,
+) -> float:
     """Compute a metric on the test part of one split."""
     test = fold.split.test
-    folds = np.zeros(len(test), dtype=np.intp)
-    return float(_metric(name, truth[test], fold.prediction, fold.score, None, folds))
+    groups = _groups(name, np.zeros(len(test), dtype=np.intp), sites, test)
+    return float(_metric(name, truth[test], fold.prediction, fold.score, None, groups))
+
+
+def _groups(
+    name: str, folds: NDArray[np.intp], sites: NDArray[Any] | None, tested: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Say which tested scans are compared with one another: of a fold, or of a fold and site."""
+    if sites is None or name not in WITHIN_SITE.values():
+        return folds
+    names, code = np.unique(sites[tested], return_inverse=True)
+    return folds * len(names) + code
 
 
 def _metric(
@@ -316,9 +336,9 @@ def _metric(
     folds: NDArray[np.intp],
 ) -> Matrix:
     """Compute one metric by its name."""
-    if name == "auc":
+    if name.startswith("auc"):
         return auc(truth, score, weights, folds)
-    if name == "pearson_r":
+    if name.startswith("pearson_r"):
         return pearson_r(truth, prediction, weights, folds)
     metric = {"balanced_accuracy": balanced_accuracy, "f1": f1, "r2": r2, "mae": mae}[name]
     return metric(truth, prediction, weights)

@@ -18,7 +18,7 @@ from torch import Tensor
 from semantoks.data.labels import roi_positions
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError, nearest
-from semantoks.evaluation.components import matrix_logarithm
+from semantoks.model.components import FEWEST_SAMPLES, ComponentReadOut, matrix_logarithm
 from semantoks.model.encoder import Encoding, SemantoksEncoder, network_mask
 from semantoks.training.precision import Precision, autocast, choose_precision, kept_memory
 
@@ -124,14 +124,19 @@ class Seen(NamedTuple):
     encoding: Encoding
 
 
+Whole = Callable[[SemantoksEncoder, NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+"""What describes a whole scan, given its series (roi, time) and valid ROIs."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """A kind of read-out."""
+    """A kind of read-out: what is looked at in windows, or in whole scans."""
 
     names: Callable[[SemantoksEncoder], list[str]]
-    look: Callable[[SemantoksEncoder, Seen], Tensor]
+    look: Callable[[SemantoksEncoder, Seen], Tensor] | None = None
     describe: Callable[[Matrix], Matrix] | None = None
     encodes: bool = True
+    whole: Whole | None = None
 
 
 def feature_parts(features: FeatureKind) -> tuple[str, ...]:
@@ -166,6 +171,13 @@ def feature_names(encoder: SemantoksEncoder, features: FeatureKind = "mean+cls")
     >>> feature_names(encoder, "second-order")[0]
     'second_order_Vis_01~Vis_00'
     """
+    others = [part for part in feature_parts(features) if part != "components"]
+    if others and encoder.components is not None and encoder.provenance.get("steps") == 0:
+        raise ConfigurationError(
+            f"{others[0]} would be that of an encoder which was never trained: this model was made "
+            "with optimization.epochs=0 and has features components alone. Ask for these, or for "
+            "the untrained control (--untrained, weights: fresh)."
+        )
     return [name for part in feature_parts(features) for name in PARTS[part].names(encoder)]
 
 
@@ -237,6 +249,51 @@ def _name_logarithms(encoder: SemantoksEncoder) -> list[str]:
     return [f"log_synchrony_{a}~{b}" for i, a in enumerate(rows) for b in rows[: i + 1]]
 
 
+def _readout(encoder: SemantoksEncoder) -> ComponentReadOut:
+    """Return the closed-form read-out of a model."""
+    if encoder.components is None:
+        raise ConfigurationError(
+            "features 'components' are learned from the scans that a model is pretrained on, but "
+            "this model has none; pretrain one with --set model.components=400, or in seconds "
+            "with --recipe components."
+        )
+    return encoder.components
+
+
+def _name_components(encoder: SemantoksEncoder) -> list[str]:
+    """Name components, the largest first."""
+    return [f"components_{i:04d}" for i in range(_readout(encoder).sizes["numbers"])]
+
+
+def default_features(encoder: SemantoksEncoder) -> FeatureKind:
+    """Say what is read out of a model unless something else is wanted.
+
+    Examples
+    --------
+    >>> from semantoks.data.atlas import Atlas
+    >>> default_features(SemantoksEncoder(Atlas.load("cc200"), dim=64, depth=0))
+    'mean+cls'
+    """
+    return "mean+cls" if encoder.components is None else "components"
+
+
+def samples_needed(
+    encoder: SemantoksEncoder, features: FeatureKind, window: int | None = None
+) -> int:
+    """Say how long a scan must be: a window, or less where it is described as a whole.
+
+    Examples
+    --------
+    >>> from semantoks.data.atlas import Atlas
+    >>> encoder = SemantoksEncoder(Atlas.load("cc200"), dim=64, depth=0)
+    >>> samples_needed(encoder, "mean+cls"), samples_needed(encoder, "components")
+    (100, 20)
+    """
+    if all(PARTS[part].whole is not None for part in feature_parts(features)):
+        return FEWEST_SAMPLES
+    return window_length(encoder, window)
+
+
 def _courses(encoder: SemantoksEncoder, seen: Seen) -> NDArray[np.float32]:
     """Mix time courses (batch, course, time); those of networks that are not there are 0."""
     if encoder.synchrony is None:
@@ -280,6 +337,9 @@ PARTS: Final[dict[str, Part]] = {
     "second-order": Part(_name_second_order, _tokens, second_order),
     "synchrony": Part(lambda e: _pairs("synchrony", _name_courses(e)), _course_z, encodes=False),
     "log-synchrony": Part(_name_logarithms, _course_moments, log_of, encodes=False),
+    "components": Part(
+        _name_components, encodes=False, whole=lambda e, *scan: _readout(e).describe(*scan)
+    ),
 }
 """All kinds of read-out by name."""
 
@@ -288,6 +348,7 @@ SmallerAtlas = Literal["refuse", "mask"]
 """What becomes of scans of an atlas that is a part of the model's."""
 
 _NOTHING: Final = Encoding(torch.empty(0), torch.empty(0))
+_NOWHERE: Final = np.empty(0, dtype=np.int64)
 
 Reader = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float32]]
 
@@ -404,14 +465,18 @@ def encode_scans(
     """Describe every scan by what is read out of its windows.
 
     Most numbers are averaged over windows; those of "network-statistics", "second-order" and
-    "log-synchrony" are of the tokens or correlations of all windows of a scan together. Networks
-    of which a scan has no valid ROI are masked in all its windows.
+    "log-synchrony" are of the tokens or correlations of all windows of a scan together, and
+    "components" of the whole scan. Networks of which a scan has no valid ROI are masked in all its
+    windows.
     """
     parts = feature_parts(features)
     rows = _Rows(encoder, parts, len(scans.lengths))
     length = window_length(encoder, window)
     batch_size = check_whole("batch_size", batch_size)
-    scan, start = _place_windows(scans, length, windows)
+    check_whole("windows", windows)
+    check_lengths(scans, samples_needed(encoder, features, window))
+    looks = any(PARTS[part].look is not None for part in parts)
+    scan, start = _place_windows(scans, length, windows) if looks else (_NOWHERE, _NOWHERE)
     network_valid = encoder.network_valid(scans.valid)
     device = next(encoder.parameters()).device
     chosen = choose_precision(precision, device, dim=encoder.dim)
@@ -426,6 +491,7 @@ def encode_scans(
             rows.add(scan[batch], Seen(series, mask, encoding))
             if progress is not None:
                 progress(min(first + batch_size, len(scan)), len(scan))
+    rows.read_whole(scans, None if looks else progress)
     found = rows.finish(np.bincount(scan, minlength=len(scans.lengths)))
     broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(broken):
@@ -450,12 +516,18 @@ class _Rows:
             part: [] for part in parts if PARTS[part].describe is not None
         }
         self.last = -1
+        self.averaged = [
+            part for part in parts if part not in self.open and PARTS[part].whole is None
+        ]
 
     def add(self, scan: NDArray[np.int64], seen: Seen) -> None:
         """Take the windows of a batch in."""
         kept: dict[str, NDArray[Any]] = {}
         for part, columns in self.columns.items():
-            values = PARTS[part].look(self.encoder, seen).float().cpu().numpy()
+            look = PARTS[part].look
+            if look is None:
+                continue
+            values = look(self.encoder, seen).float().cpu().numpy()
             if part in self.open:
                 kept[part] = values
             else:
@@ -469,12 +541,23 @@ class _Rows:
             for part, values in kept.items():
                 self.open[part].append(values[scan == one])
 
+    def read_whole(self, scans: Scans, progress: Callable[[int, int], None] | None) -> None:
+        """Take in what describes scans as a whole."""
+        wanted = {part: PARTS[part].whole for part in self.columns}
+        parts = {part: whole for part, whole in wanted.items() if whole is not None}
+        for scan, length in enumerate(scans.lengths.tolist() if parts else ()):
+            (series,) = scans.read(np.array([scan]), np.array([0]), length)
+            for part, whole in parts.items():
+                row = whole(self.encoder, series, scans.valid[scan])
+                self.rows[scan, self.columns[part]] = row
+            if progress is not None:
+                progress(scan + 1, len(scans.lengths))
+
     def finish(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return all rows, given how many windows each scan has."""
         self._close()
-        for part, columns in self.columns.items():
-            if part not in self.open:
-                self.rows[:, columns] /= windows[:, None]
+        for part in self.averaged:
+            self.rows[:, self.columns[part]] /= windows[:, None]
         return self.rows
 
     def _close(self) -> None:

@@ -28,8 +28,8 @@ from semantoks.evaluation.readout import (
     check_lengths,
     check_whole,
     encode_scans,
+    samples_needed,
     scans_of,
-    window_length,
 )
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
@@ -94,8 +94,8 @@ def encode_together(
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Average the read-out over the windows of every scan, by those who share the work."""
-    window = window_length(encoder, reading.window)
-    check_lengths(scans_of(store, encoder, reading.smaller_atlas), window)
+    needed = samples_needed(encoder, reading.features, reading.window)
+    check_lengths(scans_of(store, encoder, reading.smaller_atlas), needed)
     check_whole("windows", reading.windows)
     size = max(1, reading.batch_size // reading.windows)
     chunks = [_Chunk(i, min(i + size, len(store))) for i in range(0, len(store), size)]

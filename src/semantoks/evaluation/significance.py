@@ -13,7 +13,7 @@ from scipy import stats
 
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.linear import Classifier, FoldPrediction, Scaling
-from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS, auc
+from semantoks.evaluation.metrics import LOWER_IS_BETTER, METRICS, auc, metrics_of
 from semantoks.evaluation.probe import (
     Preparation,
     cross_validated_predictions,
@@ -283,6 +283,7 @@ def compare_folds(
     *,
     kind: Kind,
     metric: str | None = None,
+    sites: Shaped[NDArray[Any], "scan"] | None = None,
 ) -> ResampledTest:
     """Test the difference of two methods on the same splits.
 
@@ -291,10 +292,10 @@ def compare_folds(
     one division into folds), the score is that of all scans together, and the mean of the folds'
     own scores is another quantity: R² of a few scans has no lower bound, and a site with one class
     has a recall, no balanced accuracy. What is tested there is the pooled difference, as a mean
-    over folds of what each says of it (`pooled_differences`). F1 and Pearson's r are no ratios of
-    sums over folds, and are not tested there.
+    over folds of what each says of it (`pooled_differences`). F1, Pearson's r and metrics within
+    sites are no ratios of sums over folds, and are not tested there.
     """
-    name = _metric_name(kind, metric)
+    name = _metric_name(kind, metric, sites)
     if len(first) != len(second) or not len(first):
         raise InputError(f"{len(first)} folds came to be compared with {len(second)}.")
     for one, other in zip(first, second, strict=True):
@@ -309,7 +310,7 @@ def compare_folds(
             )
     sizes = [(len(fold.split.train), len(fold.split.test)) for fold in first]
     n_train, n_test = np.mean(sizes, axis=0)
-    differences = _fold_differences(first, second, truth, name)
+    differences = _fold_differences(first, second, truth, name, sites)
     test = resampled_t_test(differences, float(n_train), float(n_test))
     if test.n_folds >= FEWEST_FOLDS:
         return test
@@ -322,6 +323,7 @@ def _fold_differences(
     second: Sequence[FoldPrediction],
     truth: NDArray[Any],
     metric: str,
+    sites: NDArray[Any] | None,
 ) -> Vector:
     """Differences whose mean is tested: of the folds' scores, or of one score of all folds."""
     tested = np.concatenate([fold.split.test for fold in first])
@@ -334,7 +336,7 @@ def _fold_differences(
     pairs = zip(first, second, strict=True)
     return np.array(
         [
-            fold_metric(metric, truth, own) - fold_metric(metric, truth, other)
+            fold_metric(metric, truth, own, sites) - fold_metric(metric, truth, other, sites)
             for own, other in pairs
         ]
     )
@@ -425,12 +427,11 @@ def correct_p_values(
     return corrected
 
 
-def _metric_name(kind: Kind, metric: str | None) -> str:
+def _metric_name(kind: Kind, metric: str | None, sites: object = None) -> str:
     """Return the metric to test, the deciding one if none is named."""
     if metric is None:
         return METRICS[kind][0]
-    if metric not in METRICS[kind]:
-        raise ConfigurationError(
-            f"metrics of a {kind} are {', '.join(METRICS[kind])}, not {metric!r}."
-        )
+    known = metrics_of(kind, sites)
+    if metric not in known:
+        raise ConfigurationError(f"metrics of a {kind} are {', '.join(known)}, not {metric!r}.")
     return metric

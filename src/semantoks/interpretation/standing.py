@@ -14,6 +14,7 @@ from semantoks.evaluation.metrics import (
     DUMMY,
     LOWER_IS_BETTER,
     METRIC_NAMES,
+    SITE,
 )
 from semantoks.interpretation.figures.scores import ScoreAxis
 from semantoks.interpretation.page import Table
@@ -106,7 +107,7 @@ def standings(scores: pd.DataFrame) -> list[Standing]:
         metrics = block["metric"].astype(str)
         metric = next((m for m in METRIC_NAMES if (metrics == m).any()), metrics.iloc[0])
         for _, row in block[block["metric"] == metric].iterrows():
-            if row["method"] in (CONNECTIVITY, DUMMY) or pd.isna(row["difference_low"]):
+            if row["method"] in (CONNECTIVITY, SITE, DUMMY) or pd.isna(row["difference_low"]):
                 continue
             where = (rows, str(target), str(division), metric)
             found.append(
@@ -213,8 +214,8 @@ def score_axes(rows: pd.DataFrame, target: str) -> list[ScoreAxis]:
 
 
 def _last(methods: pd.Series) -> pd.Series:
-    """Order methods: features first, then connectivity, then guessing."""
-    return methods.map({CONNECTIVITY: 1, DUMMY: 2}).fillna(0)
+    """Order methods: features first, then connectivity, the site alone, and guessing."""
+    return methods.map({CONNECTIVITY: 1, SITE: 2, DUMMY: 3}).fillna(0)
 
 
 def _rank(column: pd.Series) -> Callable[[pd.Series], pd.Series]:

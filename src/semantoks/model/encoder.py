@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semantoks.data.atlas import Atlas
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.components import ComponentReadOut
 from semantoks.model.layers import (
     REFERENCE_BRANCHES,
     Block,
@@ -91,6 +92,9 @@ class SemantoksEncoder(nn.Module):
         its tokens (`Synchrony`); 0, as in the reference, for none.
     time_course_span : {"patch", "window"}
         Whether these covariances are those inside a token's patch, or over the whole window.
+    components : mapping, optional
+        Numbers and scans of a closed-form read-out that stands beside the network
+        (`ComponentReadOut`); None, as in the reference, for none.
 
     Raises
     ------
@@ -128,6 +132,7 @@ class SemantoksEncoder(nn.Module):
         branches: Sequence[BranchShape | Mapping[str, Any]] = REFERENCE_BRANCHES,
         time_courses: int = 0,
         time_course_span: Span = "patch",
+        components: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, head_dim=head_dim, window=window, patch=patch)
@@ -165,6 +170,7 @@ class SemantoksEncoder(nn.Module):
             if time_courses
             else None
         )
+        self.components = ComponentReadOut(len(atlas), **components) if components else None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -172,7 +178,9 @@ class SemantoksEncoder(nn.Module):
         sizes = ("dim", "depth", "head_dim", "window", "patch", "mlp_ratio", "layer_scale")
         names = (*sizes, "spatial", "tokenization", "pooling", "time_courses", "time_course_span")
         arguments = {name: getattr(self, name) for name in names}
-        return arguments | {"branches": [dataclasses.asdict(branch) for branch in self.branches]}
+        arguments["branches"] = [dataclasses.asdict(branch) for branch in self.branches]
+        beside = {} if self.components is None else {"components": dict(self.components.sizes)}
+        return arguments | beside
 
     def forward(
         self,
@@ -369,8 +377,9 @@ def fresh_weights(encoder: SemantoksEncoder, seed: int = 0) -> SemantoksEncoder:
     >>> bool((first.cls_token == again.cls_token).all()), first is encoder
     (True, False)
     """
+    arguments = encoder.arguments | {"components": None}  # which were learned from people, too
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = SemantoksEncoder(encoder.atlas, **encoder.arguments)
+        fresh = SemantoksEncoder(encoder.atlas, **arguments)
     fresh.preprocessing = encoder.preprocessing
     return fresh.eval()

@@ -35,7 +35,8 @@ class ModelConfig(_Section):
     """Shape of the encoder and of the head.
 
     Those that begin with projection are the arguments of `Head`, the others those of
-    `SemantoksEncoder`, but for time_course_start, which says what its weights are at first.
+    `SemantoksEncoder`, but for time_course_start, which says what its weights are at first, and
+    components, which are learned when the run ends.
     """
 
     dim: int = Field(768, ge=2, le=16_384, description="width of a token")
@@ -56,6 +57,9 @@ class ModelConfig(_Section):
     )
     time_course_span: Span = Field("patch", description="over what their covariances are taken")
     time_course_start: Start = Field("random", description="mixtures that they are at first")
+    components: int = Field(
+        0, ge=0, le=4_000, description="of log-connectivity, kept beside the encoder; 0 for none"
+    )
     projection_hidden_dim: int = Field(
         1024, ge=1, le=65_536, description="width of the head's hidden layers"
     )
@@ -82,7 +86,7 @@ class ModelConfig(_Section):
 
     def encoder_arguments(self) -> dict[str, Any]:
         """Return the part that `SemantoksEncoder` takes."""
-        others = ("projection_", "time_course_start")
+        others = ("projection_", "time_course_start", "components")
         return {name: value for name, value in self if not name.startswith(others)}
 
 
@@ -256,7 +260,24 @@ def tiny() -> Configuration:
     )
 
 
-RECIPES = {"paper": paper, "tiny": tiny}
+def components() -> Configuration:
+    """Return a recipe that trains no network: the closed-form description alone, in seconds.
+
+    Returns
+    -------
+    Configuration
+        400 components of log-connectivity at most, for scans of 20 samples or more.
+    """
+    return Configuration(
+        model=ModelConfig(
+            dim=64, depth=0, window=20, projection_hidden_dim=64, projection_dim=64, components=400
+        ),
+        masks=MasksConfig(probability=0),
+        optimization=OptimizationConfig(epochs=0),
+    )
+
+
+RECIPES = {"paper": paper, "tiny": tiny, "components": components}
 
 
 def load_recipe(name_or_file: str) -> Configuration:
@@ -265,8 +286,8 @@ def load_recipe(name_or_file: str) -> Configuration:
     Parameters
     ----------
     name_or_file : str
-        "paper", "tiny", or the path of a YAML file such as a run's ``config.yaml``. What a file
-        leaves out is as in the paper.
+        "paper", "tiny", "components", or the path of a YAML file such as a run's ``config.yaml``.
+        What a file leaves out is as in the paper.
 
     Returns
     -------

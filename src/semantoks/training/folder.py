@@ -26,6 +26,7 @@ from semantoks import __version__
 from semantoks.errors import ConfigurationError, InputError
 from semantoks.files import replacing
 from semantoks.model.checkpoint import hash_subjects, save_encoder
+from semantoks.model.components import fit_read_out
 from semantoks.training.config import to_yaml
 from semantoks.training.learner import Learner
 from semantoks.training.monitoring import Health, Warned, examine, warn
@@ -330,9 +331,12 @@ class Record:
         write_json(self.folder / "run.json", content | self._provenance())
 
     def save_model(self) -> None:
-        """Write the teacher's encoder."""
+        """Write the teacher's encoder, with components of the cohort if they are wanted."""
+        encoder = self.learner.model.teacher.encoder
+        if most := self.learner.configuration.model.components:
+            encoder.components = fit_read_out(self.store, most)
         save_encoder(
-            self.learner.model.teacher.encoder,
+            encoder,
             self.folder / "model",
             preprocessing=self.store.preprocessing.to_dict(),
             provenance=self._travelling_provenance(),

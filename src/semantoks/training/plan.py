@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semantoks.errors import ConfigurationError, InputError
+from semantoks.model.components import check_enough
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.model.layers import Head
 from semantoks.model.tokenizer import token_atlas
@@ -46,6 +47,8 @@ def make_plan(store: Store, configuration: Configuration) -> Plan:
             f"(the shortest has {int(store.lengths.min())}). Prepare with --min-samples {window}, "
             "or set model.window to a smaller multiple of model.patch."
         )
+    if configuration.model.components:
+        check_enough(len(store))
     patches = window // configuration.model.patch
     lattice = token_atlas(store.atlas, configuration.model.spatial)
     check_masks(len(lattice.network_names), patches, configuration.masks)

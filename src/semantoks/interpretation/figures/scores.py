@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, SITE
 from semantoks.interpretation.figures.canvas import (
     BLUE,
     GREY,
@@ -70,7 +70,7 @@ def _forest(axes: Axes, panel: ScoreAxis, methods: Sequence[str]) -> None:
         if not np.isfinite(value):
             continue
         place = methods.index(str(method))
-        colour = {CONNECTIVITY: ORANGE, DUMMY: GREY}.get(str(method), BLUE)
+        colour = {CONNECTIVITY: ORANGE, SITE: GREY, DUMMY: GREY}.get(str(method), BLUE)
         axes.hlines(place, low, high, color=colour, linewidth=2)
         axes.scatter([value], [place], color=colour, s=34, zorder=3)
         axes.annotate(

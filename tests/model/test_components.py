@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import logm
 
 from semantoks.errors import InputError
-from semantoks.evaluation.components import fit_components, log_connectivity
+from semantoks.model.components import fit_components, log_connectivity
 
 
 def test_the_logarithm_is_that_of_the_shrunk_correlation() -> None:

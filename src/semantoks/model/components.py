@@ -8,14 +8,19 @@ be; they are shrunk, so that a linear model learns on the scale on which it is t
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from semantoks.data.store import Store
 from semantoks.errors import InputError
+
+if TYPE_CHECKING:
+    from semantoks.data.store import Store
 
 SHARE: Final = 0.7
 """Of the correlation; the rest is the identity, so that there is a logarithm."""
@@ -27,6 +32,11 @@ _SHARE_OF_SCANS: Final = 0.55
 _NOISE_FROM: Final = (256, 0.3)
 """Eigenvalues after these many, or after this share of scans, count as noise."""
 _SMALLEST_FACTOR: Final = 0.05
+FEWEST_SAMPLES: Final = 20
+"""Samples that a scan has at least."""
+_FEWEST_SCANS: Final = 4
+_MOST_SCANS: Final = 4_000
+"""Scans that a basis is learned from at most: their inner products must fit into memory."""
 
 
 def has_signal(
@@ -83,6 +93,7 @@ class Components(NamedTuple):
 
     mean: Float[NDArray[np.float64], "entry"]
     basis: Float[NDArray[np.float64], "entry component"]  # of length √taper
+    shrink: Float[NDArray[np.float64], "component"]  # of scores of those who made the basis
 
     def transform(
         self, rows: Float[NDArray[np.floating[Any]], "scan entry"]
@@ -92,7 +103,7 @@ class Components(NamedTuple):
 
 
 def fit_components(
-    rows: Float[NDArray[np.floating[Any]], "scan entry"],
+    rows: Float[NDArray[np.floating[Any]], "scan entry"], most: int = MOST
 ) -> tuple[Components, Float[NDArray[np.float64], "scan component"]]:
     """Learn components of scans, and describe these very scans.
 
@@ -104,14 +115,13 @@ def fit_components(
     (40, 22)
     """
     n = len(rows)
-    if n < 4:
-        raise InputError(f"components need at least 4 scans to be learned from, but {n} came.")
+    check_enough(n)
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
     values, vectors = np.linalg.eigh(centred @ centred.T)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int((values > 1e-10 * values[0]).sum()) if values[0] > 0 else 0
-    k = min(MOST, int(_SHARE_OF_SCANS * n), rank - 1)
+    k = min(most, int(_SHARE_OF_SCANS * n), rank - 1)
     if k < 1:
         raise InputError(f"the {n} scans to learn components from are all alike; give others.")
     noise = values[min(_NOISE_FROM[0], int(_NOISE_FROM[1] * n)) : n - 1].mean()
@@ -119,4 +129,78 @@ def fit_components(
     shrink = np.maximum(1 - noise / values[:k], _SMALLEST_FACTOR)
     basis = centred.T @ (vectors[:, :k] / np.sqrt(values[:k]) * root_taper)
     own = vectors[:, :k] * np.sqrt(values[:k]) * shrink * root_taper
-    return Components(mean, np.asarray(basis)), np.asarray(own)
+    return Components(mean, np.asarray(basis), np.asarray(shrink)), np.asarray(own)
+
+
+def check_enough(scans: int) -> None:
+    """Refuse to learn components from a handful of scans."""
+    if scans < _FEWEST_SCANS:
+        raise InputError(
+            f"components need at least {_FEWEST_SCANS} scans to be learned from, but {scans} came."
+        )
+
+
+class ComponentReadOut(nn.Module):
+    """Components that travel with the weights of a model.
+
+    Scans that made the basis are known by a digest of their series, and their scores are shrunk.
+    """
+
+    mean: Float[Tensor, "entry"]
+    basis: Float[Tensor, "entry component"]
+    shrink: Float[Tensor, "component"]
+    made_of: Float[Tensor, "scan"]
+
+    def __init__(self, rois: int, numbers: int, scans: int) -> None:
+        super().__init__()
+        entries = rois * (rois + 1) // 2
+        self.sizes = {"numbers": numbers, "scans": scans}
+        self.register_buffer("mean", torch.zeros(entries))
+        self.register_buffer("basis", torch.zeros(entries, numbers))
+        self.register_buffer("shrink", torch.ones(numbers))
+        self.register_buffer("made_of", torch.zeros(scans, dtype=torch.int64))
+
+    def describe(
+        self, series: Float[NDArray[np.float32], "roi time"], valid: NDArray[np.bool_]
+    ) -> Float[NDArray[np.float32], "component"]:
+        """Describe a whole scan; ROIs without signal are taken to be as they are on average."""
+        row = torch.from_numpy(log_connectivity(series, valid)).float().to(self.mean.device)
+        known = torch.from_numpy(_known(has_signal(series, valid))).to(self.mean.device)
+        scores = torch.where(known, row - self.mean, 0.0) @ self.basis
+        if bool((self.made_of == _digest(series)).any()):
+            scores = scores * self.shrink
+        return np.asarray(scores.cpu().numpy())
+
+
+def fit_read_out(store: Store, most: int = MOST) -> ComponentReadOut:
+    """Learn components of the scans of a store, or of 4,000 evenly chosen ones."""
+    chosen = np.unique(np.linspace(0, len(store) - 1, min(_MOST_SCANS, len(store))).astype(int))
+    rois = len(store.atlas)
+    rows = np.empty((len(chosen), rois * (rois + 1) // 2), dtype=np.float32)
+    unknown = np.zeros(rows.shape, dtype=bool)
+    digests = np.empty(len(chosen), dtype=np.int64)
+    for i, scan in enumerate(chosen):
+        series, valid = store.series(int(scan)), store.valid[scan]
+        rows[i], digests[i] = log_connectivity(series, valid), _digest(series)
+        unknown[i] = ~_known(has_signal(series, valid))
+    seen = np.maximum((~unknown).sum(axis=0), 1)
+    average = np.where(unknown, 0, rows).sum(axis=0, dtype=np.float64) / seen
+    np.copyto(rows, average.astype(np.float32), where=unknown)
+    found, _ = fit_components(rows, most)
+    made = ComponentReadOut(rois, found.basis.shape[1], len(chosen))
+    made.mean.copy_(torch.from_numpy(found.mean))
+    made.basis.copy_(torch.from_numpy(found.basis))
+    made.shrink.copy_(torch.from_numpy(found.shrink))
+    made.made_of.copy_(torch.from_numpy(digests))
+    return made
+
+
+def _known(signal: Bool[NDArray[np.bool_], "roi"]) -> Bool[NDArray[np.bool_], "entry"]:
+    """Tell of which entries both ROIs have signal."""
+    return np.logical_and.outer(signal, signal)[np.tril_indices(len(signal))]
+
+
+def _digest(series: NDArray[np.float32]) -> int:
+    """Condense the series of a scan to 64 bits."""
+    content = np.ascontiguousarray(series, dtype=np.float32).tobytes()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
