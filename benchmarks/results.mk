@@ -5,7 +5,8 @@
 # It needs semantoks on the PATH. What is there already is not made again, and what was interrupted
 # goes on. Put in yourself: ABIDE_pcp, the folder that the Preprocessed Connectomes Project's files
 # are downloaded to (C-PAC, nofilt_noglobal, rois_cc200); abide1_subjects.csv, its phenotypes (see
-# docs/formats.md for the columns); stages_schaefer400_7n_order_tr2.h5 with sofas_change_scores.txt
+# docs/formats.md for the columns); qtab, a folder of arrays of QTAB's film with participants.tsv, and
+# shen293_networks.tsv, its atlas; stages_schaefer400_7n_order_tr2.h5 with sofas_change_scores.txt
 # and bprs_change_scores.txt of STAGES.
 
 HERE := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
@@ -44,9 +45,14 @@ abide:  ## all targets, both ways of splitting
 	    --against 'time-courses-longer mean+cls, ridge=time-courses mean+cls, ridge' \
 	    --against 'time-courses-longer mean+cls, ridge=time-courses-start mean+cls, ridge'
 
-components: | abide.store  ## the closed form that a short description has to beat
-	$(call study,abide-components,study-components)
-	$(TABLE) study-components --metric balanced_accuracy --metric auc --metric r2
+COMPONENTS := study-abide-components study-qtab-components
+WITHIN := --metric auc_within_site --metric pearson_r_within_site
+components: | abide-floor/model qtab-floor/model stages-floor.parquet
+components:  ## the closed form that a short description has to beat
+	$(foreach name,$(COMPONENTS:study-%=%),$(call study,$(name),study-$(name)) &&) true
+	$(TABLE) $(COMPONENTS) $(BOTH) --metric auc $(WITHIN)
+	test -e reliability-components || semantoks reliability --data stages.store \
+	    --embeddings stages-floor.parquet --out reliability-components
 
 probes: | abide.store abide-run/model  ## the paper's linear probe, the attention probe
 	$(call study,abide-probes,study-probes)
@@ -157,6 +163,16 @@ stages.store: | $(call needed,stages.store,stages)
 stages-run/model: | stages.store
 	$(call pretrain,stages.store,stages-run,$(REFERENCE) \
 	    --set optimization.epochs=300 --set optimization.batch_size=55)
+
+qtab.store: | $(call needed,qtab.store,qtab shen293_networks.tsv)
+	semantoks prepare qtab --atlas shen293_networks.tsv --table qtab/participants.tsv --t-r 1.6 \
+	    --filtered-before 0.01 0.12 --out $@
+
+# Nothing is trained: components of everybody, without labels.
+%-floor/model: | %.store
+	$(call pretrain,$*.store,$*-floor,--recipe components)
+%-floor.parquet: | %.store %-floor/model
+	semantoks embed --data $*.store --model $*-floor --out $@
 
 # abide or stages; pretrained, or with fresh weights; the reference read-out, or per network
 %-features.parquet: | %.store %-run/model

@@ -22,6 +22,8 @@ DOWNLOADED = (
     "stages_schaefer400_7n_order_tr2.h5",
     "sofas_change_scores.txt",
     "bprs_change_scores.txt",
+    "qtab",
+    "shen293_networks.tsv",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

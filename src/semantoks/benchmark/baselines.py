@@ -24,7 +24,12 @@ from semantoks.evaluation.finetuning import (
     take_scans,
     trained_predictions,
 )
-from semantoks.evaluation.linear import Classifier, FoldPrediction, rotate
+from semantoks.evaluation.linear import (
+    Classifier,
+    FoldPrediction,
+    learning_from_both,
+    rotate,
+)
 from semantoks.evaluation.probe import predictions_of_folds
 from semantoks.evaluation.readout import Scans
 from semantoks.evaluation.splits import Kind, Split
@@ -204,12 +209,21 @@ def component_predictions(
     *,
     kind: Kind,
     subjects: Shaped[NDArray[Any], "scan"],
+    pools: Sequence[Split] | None = None,
 ) -> tuple[FoldPrediction, ...]:
-    """Predict from components of log-connectivity that are learned in every training part."""
+    """Predict from components of log-connectivity that are learned in every training part.
+
+    They need no labels: where some were left out, components are learned from pools, which are the
+    splits before that.
+    """
     rows = rotate(rows)  # components, too, are of inner products alone
+    whole = {(pool.repeat, pool.fold): learning_from_both(pool).train for pool in pools or splits}
 
     def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
-        components, train = fit_components(rows[split.train])
+        pool = whole[split.repeat, split.fold]
+        components, own = fit_components(rows[pool])
+        place = dict(zip(pool.tolist(), range(len(pool)), strict=True))
+        train = own[[place[row] for row in split.train.tolist()]]
         return train, components.transform(rows[split.test])
 
     return predictions_of_folds(

@@ -148,6 +148,8 @@ def cells_of(
             }
             if question.splitter.family_column is not None:
                 about["families"] = question.units.tolist()
+            if question.pools and method.how == "components":
+                about["pools"] = [[p.train.tolist(), p.validation.tolist()] for p in question.pools]
             if question.prepare is not None and method.how in PREPARED:
                 about["prepare"] = repr(question.prepare)
             read = columns_read(method.how, plan, question.scans, question.prepare)

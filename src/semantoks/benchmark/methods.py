@@ -131,6 +131,8 @@ class Question:
     splits: tuple[Split, ...]
     splitter: Splitter
     prepare: Preparation | None = None
+    pools: tuple[Split, ...] = ()
+    """Splits before labels were left out: what may be learned from without labels."""
 
     @property
     def units(self) -> NDArray[Any]:
@@ -277,7 +279,8 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         return tangent_predictions(of_scans, task.truth, splits, **known)
     if how == "components":
         rows = cohort.edges("log-connectivity")[task.rows]
-        return component_predictions(rows, task.truth, splits, **known)
+        pools = question.pools or splits
+        return component_predictions(rows, task.truth, splits, pools=pools, **known)
     return mlp_predictions(
         cohort.store,
         task.truth,

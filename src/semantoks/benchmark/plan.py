@@ -236,6 +236,9 @@ class StudyPlan(_Section):
         (), description="columns of the baseline confounds; by default age, sex, site and motion"
     )
     leave_out: tuple[str, ...] = Field((), description="scans that take no part")
+    labels: tuple[Annotated[int, Field(ge=4)], ...] = Field(
+        (), description="numbers of people whose labels are learned from, beside all"
+    )
     exclude_seen: bool = Field(False, description="leave people out whom a model was trained on")
     prepare: Literal["none", "regress-confounds", "combat"] = Field(
         "none", description="what is done to features, fitted in every training part"
@@ -266,6 +269,26 @@ class StudyPlan(_Section):
             raise ValueError(
                 f"two splits have the same name, {twice!r}; give each its own, as in "
                 "{kind: random, name: again}."
+            )
+        return self
+
+    def divisions(self) -> list[tuple[str, SplitPlan, int | None]]:
+        """List the ways of splitting by name, with all labels and with some of them."""
+        every = [(split.label, split, None) for split in self.splits]
+        some = [
+            (f"{split.label} {number} labels", split, number)
+            for split in self.splits
+            for number in sorted({*self.labels})
+        ]
+        return [*every, *some]
+
+    @model_validator(mode="after")
+    def _labels_stay_where_they_are(self) -> Self:
+        """Refuse to permute labels of which some are left out."""
+        if self.labels and self.permutations:
+            raise ValueError(
+                "labels are permuted among all people who are learned from, so that permutations "
+                "and labels exclude each other. Write two plans, with a folder each."
             )
         return self
 

@@ -86,12 +86,19 @@ def summary_table(
                     "n_scans": len(task.rows),
                     "n_tested": len(tested),
                     "n_subjects": len(np.unique(subjects_of(question.scans))),
+                    "n_learned": _people_learned_from(folds, subjects_of(question.scans)),
                     "n_missing": task.n_missing,
                     "n_folds": len({fold.split.fold for fold in folds}),
                     "n_repeats": len({fold.split.repeat for fold in folds}),
                 }
             )
     return _corrected_by_metric(pd.DataFrame(rows))
+
+
+def _people_learned_from(folds: Sequence[FoldPrediction], subjects: NDArray[Any]) -> int:
+    """Count the people whose labels were learned from, on average over folds."""
+    learned = [np.concatenate([fold.split.train, fold.split.validation]) for fold in folds]
+    return round(float(np.mean([len(np.unique(subjects[rows])) for rows in learned])))
 
 
 def difference_table(
@@ -180,6 +187,12 @@ def _tested(
 ) -> dict[str, float]:
     """Test the difference over folds, which share people."""
     test = compare_folds(
-        folds, others, truth, kind=question.task.kind, metric=metric, sites=question.sites
+        folds,
+        others,
+        truth,
+        kind=question.task.kind,
+        metric=metric,
+        sites=question.sites,
+        pools=question.pools,
     )
     return {"t_low": test.low, "t_high": test.high, "p": test.p}

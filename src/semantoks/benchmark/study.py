@@ -32,7 +32,7 @@ from semantoks.benchmark.cells import (
 from semantoks.benchmark.methods import Cohort, Question
 from semantoks.benchmark.plan import StudyPlan
 from semantoks.benchmark.scores import corrected, difference_table, fold_table, summary_table
-from semantoks.benchmark.tasks import kept_scans, read_task
+from semantoks.benchmark.tasks import Task, kept_scans, read_task
 from semantoks.data.store import Store
 from semantoks.errors import ConfigurationError, InputError, nearest
 from semantoks.evaluation.confounds import check_columns
@@ -40,7 +40,7 @@ from semantoks.evaluation.metrics import CONNECTIVITY
 from semantoks.evaluation.overlap import contamination
 from semantoks.evaluation.same_series import check_people
 from semantoks.evaluation.split_files import read_splits, write_splits
-from semantoks.evaluation.splits import subjects_of
+from semantoks.evaluation.splits import Split, fewer_labels, subjects_of
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
 
@@ -155,10 +155,14 @@ def _questions(
         task = read_task(store.scans[kept], target.column, target.kind)
         task = replace(task, rows=np.flatnonzero(kept)[task.rows])
         scans = store.scans.iloc[task.rows].reset_index(drop=True)
-        for split in plan.splits:
-            if (target.column, split.label) in asked:  # it was skipped otherwise
-                made = tuple(read_splits(splits_file(folder, target.column, split.label), scans))
-                yield split.label, Question(task, scans, made, split.splitter(plan.seed))
+        for name, split, number in plan.divisions():
+            if (target.column, name) in asked:  # it was skipped otherwise
+                made, pools = (
+                    tuple(read_splits(splits_file(folder, target.column, one), scans))
+                    for one in (name, split.label)
+                )
+                pools = () if number is None else pools
+                yield name, Question(task, scans, made, split.splitter(plan.seed), pools=pools)
 
 
 Questions = dict[tuple[str, str], Question]
@@ -259,23 +263,43 @@ def _ask(plan: StudyPlan, store: Store, kept: NDArray[np.bool_]) -> tuple[Questi
         task = replace(task, rows=np.flatnonzero(kept)[task.rows])
         scans = store.scans.iloc[task.rows].reset_index(drop=True)
         prepare = preparation_of(plan, task, scans)
-        for split in plan.splits:
-            where = f"{target.column}, {split.label}"
+        for name, split, number in plan.divisions():
+            where = f"{target.column}, {name}"
             if split.kind == "site" and target.column == split.site_column:
                 skipped.append(f"{where}: a site that is left out cannot be recognised")
                 continue
             splitter, labels = split.splitter(plan.seed), task.name(task.truth)
-            made = tuple(splitter.splits(scans, labels, kind=task.kind))
+            pools = tuple(splitter.splits(scans, labels, kind=task.kind))
+            try:
+                made = _with_labels(pools, number, task, scans, plan.seed)
+            except InputError as error:
+                skipped.append(f"{where}: {error}")
+                continue
             reason = cannot_prepare(prepare, scans, made)
             if reason:
                 skipped.append(f"{where}: prepare: {plan.prepare} is not possible. {reason}")
                 continue
-            question = Question(task, scans, made, splitter, prepare)
+            question = Question(
+                task, scans, made, splitter, prepare, () if number is None else pools
+            )
             check_blocks(plan, question)
-            questions[target.column, split.label] = question
+            questions[target.column, name] = question
     if not questions:
         raise InputError(f"nothing is left to do: {'; '.join(skipped)}.")
     return questions, skipped
+
+
+def _with_labels(
+    pools: tuple[Split, ...], number: int | None, task: Task, scans: pd.DataFrame, seed: int
+) -> tuple[Split, ...]:
+    """Learn from the labels of so many people; of all if there is no number."""
+    if number is None:
+        return pools
+    subjects = subjects_of(scans)
+    return tuple(
+        fewer_labels(split, number, task.truth, subjects, kind=task.kind, seed=seed)
+        for split in pools
+    )
 
 
 def _because(cell: Cell, reason: str) -> str:

@@ -284,8 +284,13 @@ def compare_folds(
     kind: Kind,
     metric: str | None = None,
     sites: Shaped[NDArray[Any], "scan"] | None = None,
+    pools: Sequence[Split] = (),
 ) -> ResampledTest:
     """Test the difference of two methods on the same splits.
+
+    How much folds have in common is told by the sizes of their training and test parts; where
+    labels were left out, by those of the splits before that (pools): folds that learn from fewer
+    people share no more.
 
     Where people are divided anew for every repeat, the differences are those of the folds' own
     scores. Where they are divided once, so that every scan is tested once (one site left out, or
@@ -308,7 +313,8 @@ def compare_folds(
                 f"{one.split} of one method and {other.split} of the other do not hold the same "
                 "scans, so that they cannot be compared in pairs. Use the same splits."
             )
-    sizes = [(len(fold.split.train), len(fold.split.test)) for fold in first]
+    divided = pools or [fold.split for fold in first]
+    sizes = [(len(split.train), len(split.test)) for split in divided]
     n_train, n_test = np.mean(sizes, axis=0)
     differences = _fold_differences(first, second, truth, name, sites)
     test = resampled_t_test(differences, float(n_train), float(n_test))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -75,6 +76,53 @@ class Split:
                 "are never made on the test part. Give the splitter a share for validation."
             )
         return ChoiceSplit(self.name, self.repeat, self.fold, self.train, self.validation)
+
+
+def fewer_labels(
+    split: Split,
+    number: int,
+    truth: Shaped[NDArray[Any], "scan"],
+    subjects: Shaped[NDArray[Any], "scan"],
+    *,
+    kind: Kind,
+    seed: int,
+) -> Split:
+    """Learn from the labels of so many people; those of fewer are among those of more.
+
+    Of every class about the same share is kept. The test part stays as it is.
+
+    Examples
+    --------
+    >>> split = Split("mine", 0, "0", np.arange(8), np.array([8]))
+    >>> classes, people = np.arange(9) % 2, np.arange(9)
+    >>> four, six = (
+    ...     fewer_labels(split, n, classes, people, kind="classification", seed=0) for n in (4, 6)
+    ... )
+    >>> np.bincount(classes[four.train]).tolist(), set(four.train) < set(six.train)
+    ([2, 2], True)
+    """
+    learned = np.concatenate([split.train, split.validation])
+    people, first = np.unique(subjects[learned], return_index=True)
+    if number > len(people):
+        raise InputError(
+            f"{split} has {len(people)} people to learn from, fewer than labels: {number}."
+        )
+    shuffled = np.random.default_rng(
+        random_state(seed, split.repeat, zlib.crc32(split.fold.encode()))
+    ).permutation(len(people))
+    own = truth[learned][first][shuffled]
+    strata = np.unique(own, return_inverse=True)[1] if kind == "classification" else 0 * shuffled
+    # The i-th of c people of a class stands at (i + ½) / c: any beginning has its share of them.
+    place = np.empty(len(people))
+    for one in np.unique(strata):
+        members = np.flatnonzero(strata == one)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    kept = np.isin(subjects, people[shuffled[np.argsort(place, kind="stable")[:number]]])
+    return replace(
+        split,
+        train=split.train[kept[split.train]],
+        validation=split.validation[kept[split.validation]],
+    )
 
 
 def kind_of(truth: Shaped[ArrayLike, "scan"]) -> Kind:

@@ -9,14 +9,21 @@ import numpy as np
 import pandas as pd
 
 from semantoks.errors import InputError
-from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, METRIC_NAMES
+from semantoks.evaluation.metrics import CONNECTIVITY, DUMMY, METRIC_NAMES, METRICS
 from semantoks.files import replacing
 from semantoks.interpretation.figures.canvas import render
-from semantoks.interpretation.figures.scores import ScalingAxis, draw_scaling, draw_scores
+from semantoks.interpretation.figures.scores import (
+    LabelAxis,
+    ScalingAxis,
+    draw_label_curves,
+    draw_scaling,
+    draw_scores,
+)
 from semantoks.interpretation.page import Block, Picture, Section, Table, Words, render_page
 from semantoks.interpretation.standing import score_axes, score_table, summaries, with_interval
 
 UNTRAINED = "untrained"
+_SOME_LABELS = r"(.+) \d+ labels"
 
 
 def write_study_page(
@@ -32,11 +39,13 @@ def write_study_page(
     sections = [Section("about", "About", [Words(text) for text in words])] if words else []
     if laws is not None:
         sections.append(_scaling(table, laws))
+    few = rows["division"].astype(str).str.fullmatch(_SOME_LABELS)
+    if few.any():
+        sections.append(_label_curves(table))
     for k, target in enumerate(rows["target"].astype(str).unique()):
         of_target = rows[rows["target"].astype(str) == target]
-        picture = render(
-            draw_scores(score_axes(of_target, target)), f"scores{k}", f"Scores of {target}"
-        )
+        drawn = score_axes(of_target[~few[of_target.index]], target)
+        picture = render(draw_scores(drawn), f"scores{k}", f"Scores of {target}")
         caption = (
             "Dots are scores, bars their 95 % intervals. The dashed line is connectivity, the "
             "dotted line guessing. Overlap of bars is not the test: the interval on the difference "
@@ -69,6 +78,31 @@ def _reference_table(table: pd.DataFrame) -> Table:
     ]
     headings = ["metric", "method", f"minus {reference} [95\u00a0%]"]
     return Table(headings, cells, f"Paired differences to {reference}, on the same people.")
+
+
+def _label_curves(table: pd.DataFrame) -> Section:
+    """Draw the deciding metric of every target over the number of people with labels."""
+    whole = table["split"].astype(str).str.replace(_SOME_LABELS, r"\1", regex=True)
+    panels = []
+    for (target, split), rows in table.groupby(["target", whole], sort=False):
+        if rows["split"].nunique() < 2:
+            continue
+        metric = METRICS[rows["kind"].iloc[0]][0]
+        said = METRIC_NAMES[metric].split(" (")[0]
+        title = f"{target}, split by {split}"
+        panels.append(LabelAxis(title, said, rows[rows["metric"] == metric]))
+    return Section(
+        "labels",
+        "Scores by labels",
+        [
+            Picture(
+                render(draw_label_curves(panels), "labels", "Scores by the number of labels"),
+                "Everybody is tested whoever is learned from; people whose labels are learned from "
+                "are nested. What needs no labels is learned from all people of a training part. "
+                "Bars: 95 % intervals.",
+            )
+        ],
+    )
 
 
 def _scaling(table: pd.DataFrame, laws: pd.DataFrame) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from semantoks.interpretation.figures.canvas import (
     BLUE,
     GREY,
     ORANGE,
+    PALETTE,
     WIDTH,
     say,
     small_multiples,
@@ -82,11 +83,59 @@ def _forest(axes: Axes, panel: ScoreAxis, methods: Sequence[str]) -> None:
         axes.axvline(panel.reference, color=ORANGE, ls="--", lw=1, label="connectivity", zorder=1)
     if np.isfinite(panel.chance):
         axes.axvline(panel.chance, color=GREY, ls=":", lw=1.4, label="chance", zorder=1)
-    axes.set(ylim=(len(methods) - 0.4, -0.75), xlabel=panel.metric, yticks=[])
+    axes.set(ylim=(len(methods) - 0.4, -0.75), xlabel=wrap(panel.metric, 24, 3), yticks=[])
     axes.set_title(wrap(panel.split, 60, 2))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.margins(x=0.1)
+
+
+class LabelAxis(NamedTuple):
+    """One small picture of `draw_label_curves`."""
+
+    title: str
+    metric: str
+    rows: pd.DataFrame
+
+
+@styled
+def draw_label_curves(panels: Sequence[LabelAxis]) -> Figure:
+    """Draw the score of every method over the number of people whose labels were learned from."""
+    figure, grid = small_multiples(len(panels), n_columns=min(2, len(panels)), height=3.8)
+    named = [str(m) for panel in panels for m in panel.rows["method"] if m != DUMMY]
+    methods = list(dict.fromkeys(named))
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.set(title=wrap(panel.title, 44, 2), xlabel="people with labels", ylabel=panel.metric)
+        sizes = np.unique(panel.rows["n_learned"].to_numpy(dtype=np.int64))
+        for place, method in enumerate(methods):
+            rows = panel.rows[panel.rows["method"] == method].sort_values("n_learned")
+            n, value, low, high = (
+                rows[name].to_numpy(dtype=np.float64)
+                for name in ("n_learned", "value", "low", "high")
+            )
+            reach = np.stack([value - low, high - value]).clip(min=0)
+            aside = n * 1.02 ** (place - (len(methods) - 1) / 2)  # bars beside one another
+            axes.errorbar(aside, value, reach, fmt=f"{_MARKS[place % len(_MARKS)]}-", ms=4, lw=1.2,
+                          color=_line_colour(method, place), label=method)  # fmt: skip
+        chance = panel.rows[panel.rows["method"] == DUMMY]
+        if len(chance):
+            axes.axhline(float(chance["value"].mean()), color=GREY, ls=":", lw=1.2, label="chance")
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.grid(axis="y")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+_MARKS: Final = "osD^vP"
+_LINES: Final = tuple(colour for colour in PALETTE if colour != ORANGE)
+
+
+def _line_colour(method: str, place: int) -> str:
+    """Choose the colour of a method: connectivity's own, and one of six others."""
+    return ORANGE if method == CONNECTIVITY else _LINES[place % len(_LINES)]
 
 
 class ScalingAxis(NamedTuple):
