@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         SubjectFolds,
         check_splits,
     )
+    from semantoks.evaluation.supervised_peers import SupervisedPeer
     from semantoks.evaluation.windows import window_features, window_tokens
     from semantoks.interpretation.report import write_report
     from semantoks.model.checkpoint import load_encoder, save_encoder
@@ -103,6 +104,7 @@ _HOME: Final = {
         "SubjectFolds",
         "check_splits",
     ),
+    "semantoks.evaluation.supervised_peers": ("SupervisedPeer",),
     "semantoks.evaluation.windows": ("window_features", "window_tokens"),
     "semantoks.interpretation.report": ("write_report",),
     "semantoks.model.encoder": ("Encoding", "SemantoksEncoder"),

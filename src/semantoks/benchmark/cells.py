@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 from urllib.parse import quote
 from zipfile import BadZipFile
 
@@ -32,6 +32,7 @@ from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.evaluation.significance import permute_labels
 from semantoks.evaluation.splits import Split, subjects_of, text_of
 from semantoks.evaluation.splitters import LeaveOneSiteOut, SiteStratifiedFolds
+from semantoks.evaluation.supervised_peers import SupervisedFamily
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
 
@@ -190,6 +191,8 @@ def _settings(plan: StudyPlan, how: str) -> Any:
         unset = {"patience"} if how == "mlp" or plan.finetuning.patience is None else set()
         tuned = plan.finetuning.model_dump(exclude=unset)
         return [tuned, plan.seed, *[plan.probe.class_weight] * weighted]
+    if how in get_args(SupervisedFamily):
+        return [plan.peers.get(how), plan.finetuning.splits, plan.seed]  # type: ignore[call-overload]
     return list(plan.confounds) if how == "confounds" else None
 
 
@@ -212,7 +215,8 @@ def impossible(cell: Cell, question: Question) -> str:
         return "the table of scans tells no two sites, or they are the target"
     if cell.method.how == "logistic" and question.task.kind == "regression":
         return "logistic regression predicts classes"
-    needs = cell.method.how in ("linear", "attention", "finetune", "mlp")
+    trained = ("linear", "attention", "finetune", "mlp", *get_args(SupervisedFamily))
+    needs = cell.method.how in trained
     if needs and not all(len(split.validation) for split in question.splits):
         return "it needs validation parts; give the splits a share for validation"
     return ""

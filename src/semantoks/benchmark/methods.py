@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from semantoks.errors import ConfigurationError
 from semantoks.evaluation.attention_probe import ATTENTION, attention_probe_predictions
 from semantoks.evaluation.confounds import confound_columns, sites_of
 from semantoks.evaluation.embedding import embed
-from semantoks.evaluation.finetuning import WindowTraining, finetune_predictions
+from semantoks.evaluation.finetuning import WindowTraining, finetune_predictions, take_scans
 from semantoks.evaluation.harmonization import ComBat
 from semantoks.evaluation.linear import (
     Classifier,
@@ -44,6 +44,11 @@ from semantoks.evaluation.probe import Preparation, cross_validated_predictions
 from semantoks.evaluation.significance import PermutationTest, permutation_test
 from semantoks.evaluation.splits import Split, families_of, subjects_of
 from semantoks.evaluation.splitters import Splitter
+from semantoks.evaluation.supervised_peers import (
+    SupervisedFamily,
+    scans_from,
+    supervised_predictions,
+)
 from semantoks.evaluation.windows import (
     WindowFeatures,
     WindowTokens,
@@ -281,6 +286,16 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         rows = cohort.edges("log-connectivity")[task.rows]
         pools = question.pools or splits
         return component_predictions(rows, task.truth, splits, pools=pools, **known)
+    if how in get_args(SupervisedFamily):
+        return supervised_predictions(
+            how,  # type: ignore[arg-type]
+            take_scans(scans_from(cohort.store), task.rows),
+            task.truth,
+            splits[: plan.finetuning.splits],
+            epochs=plan.peers.get(how),  # type: ignore[call-overload]
+            seed=plan.seed,
+            **known,
+        )
     return mlp_predictions(
         cohort.store,
         task.truth,

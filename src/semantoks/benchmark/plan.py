@@ -30,6 +30,7 @@ from semantoks.evaluation.splitters import (
     Splitter,
     SubjectFolds,
 )
+from semantoks.evaluation.supervised_peers import SupervisedFamily
 from semantoks.files import parse_yaml
 from semantoks.training.precision import Precision
 
@@ -37,7 +38,7 @@ Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finet
 """How a target is read out of a model."""
 Baseline = Literal[
     "dummy", "site", "confounds", "temporal", "connectivity", "partial", "tangent",
-    "log-connectivity", "components", "mlp",
+    "log-connectivity", "components", "mlp", "bnt", "bolt",
 ]  # fmt: skip
 """What needs no pretraining; dummy and connectivity are in every study."""
 
@@ -251,6 +252,9 @@ class StudyPlan(_Section):
     )
     probe: ProbePlan = ProbePlan()
     finetuning: FineTuningPlan = FineTuningPlan()
+    peers: dict[SupervisedFamily, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="epochs of bnt and bolt; by default as published"
+    )
     seed: int = Field(0, ge=0, description="of divisions, probes and draws")
     draws: int = Field(1000, ge=10, description="for the intervals")
 

@@ -262,6 +262,8 @@ def pearson_r(
         rows = np.flatnonzero(fold == one)
         x, y, w = truth[rows], prediction[rows], drawn[..., rows]
         x, y = x - x.mean(), y - y.mean()
+        # What is left of a constant by rounding is no variation.
+        y = np.where(np.abs(y) > 1e-9 * np.abs(prediction[rows]).max(), y, 0.0)
         sums, pairs = w @ np.stack([x, y], axis=1), np.stack([x * y, x * x, y * y], axis=1)
         means = _ratio(sums, w.sum(axis=-1)[..., None])
         taken = np.stack([sums[..., i] * means[..., j] for i, j in ((0, 1), (0, 0), (1, 1))])
