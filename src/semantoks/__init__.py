@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from semantoks.benchmark.baselines import connectivity_features
     from semantoks.benchmark.comparison import Comparison, compare, write_comparison
+    from semantoks.benchmark.explanation import Explanation, explain
     from semantoks.benchmark.plan import read_plan
     from semantoks.benchmark.study import run_study
     from semantoks.data.atlas import Atlas
@@ -104,6 +105,7 @@ _HOME: Final = {
         "SubjectFolds",
         "check_splits",
     ),
+    "semantoks.benchmark.explanation": ("Explanation", "explain"),
     "semantoks.evaluation.supervised_peers": ("SupervisedPeer",),
     "semantoks.evaluation.windows": ("window_features", "window_tokens"),
     "semantoks.interpretation.report": ("write_report",),

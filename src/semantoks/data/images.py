@@ -115,6 +115,19 @@ def check_label_image(options: ReaderOptions, atlas: Atlas) -> None:
     _check_places(path, image, values, atlas)
 
 
+def paint_rois(
+    path: Path, atlas: Atlas, values: Float[NDArray[np.floating[Any]], "roi"]
+) -> nib.Nifti1Image:
+    """Write a value into every voxel of the ROI that it belongs to; 0 elsewhere."""
+    check_label_image(ReaderOptions(atlas_image=path), atlas)
+    image, labels = _read_labels(path, _stamp(path))
+    order = np.argsort(atlas.values)
+    numbers = np.asarray(atlas.values)[order]
+    place = np.searchsorted(numbers, labels).clip(max=len(numbers) - 1)
+    painted = np.where(numbers[place] == labels, np.asarray(values, np.float32)[order][place], 0)
+    return nib.Nifti1Image(painted.astype(np.float32), image.affine)
+
+
 def _check_places(path: Path, image: Any, values: NDArray[np.int32], atlas: Atlas) -> None:
     """Refuse a volume whose labels lie elsewhere than the ROIs of the same value."""
     from scipy import ndimage
