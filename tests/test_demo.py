@@ -15,11 +15,14 @@ def test_demo_finds_what_was_planted_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "my demo"  # with a blank
-    assert run(["demo", str(folder), "--subjects", "120", "--json"]) == 0
+    assert run(["demo", str(folder), "--subjects", "200", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     planted = answer["above_chance"]["diagnosis"]
-    assert planted["embeddings"]
+    assert planted["components"]
     assert planted["connectivity"]
+    verdicts = {row["against"]: row for row in answer["verdicts"]}
+    assert verdicts["untrained, ridge"]["verdict"] == "better"
+    assert verdicts["connectivity"]["difference"] > 0
     assert not any(answer["above_chance"]["handedness"].values())
     page = Path(answer["report"]).read_text()
     assert "diagnosis" in page

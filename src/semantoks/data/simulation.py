@@ -49,6 +49,8 @@ class _Person:
     """What every network takes over from the others, shape (network, network)."""
     loadings: Array
     """What every ROI takes over from its network, shape (roi,)."""
+    style: str = ""
+    """On which side of the planted way of coupling networks the person is, if there is one."""
 
 
 def simulate_cohort(
@@ -59,6 +61,7 @@ def simulate_cohort(
     t_r: float = 2.0,
     sessions: int = 1,
     sites: int = 3,
+    style: float = 0.0,
     seed: int = 0,
 ) -> list[Recording]:
     """Simulate scans of patients and controls with a known answer.
@@ -72,7 +75,9 @@ def simulate_cohort(
       couple more;
     - the site: colour and strength of the ROIs' noise and the gain of the scanner;
     - motion: spikes and drifts in all ROIs, more of them the larger the mean displacement, which
-      depends on nothing else.
+      depends on nothing else;
+    - ``style``, if it has a strength: one way in which all networks couple, along which people
+      differ; half of them are on one side of it ("joined"), half on the other ("parted").
 
     All of it is a process in seconds, of which `t_r` only says where it is sampled: a cohort at a
     very short repetition time, thinned, is the same brains at several longer ones.
@@ -94,6 +99,9 @@ def simulate_cohort(
         Scans a person.
     sites : int
         Number of sites.
+    style : float
+        How much people differ along the planted way of coupling: a standard deviation, beside .1 of
+        every coupling on its own. The same cohort as without, but for this.
     seed : int
         Same number, same cohort.
 
@@ -101,7 +109,8 @@ def simulate_cohort(
     -------
     list of Recording
         Scans by subject and session, in arbitrary scanner units, with the phenotypes diagnosis
-        ("patient", "control"), age (years) and handedness ("left", "right").
+        ("patient", "control"), age (years) and handedness ("left", "right"), and style, if it has a
+        strength.
 
     Raises
     ------
@@ -129,7 +138,8 @@ def simulate_cohort(
     random = np.random.default_rng(seed)
     population = random.uniform(0.7, 1.3, len(atlas))
     recordings = []
-    for number, person in enumerate(_draw_persons(n_subjects, sites, atlas, population, random)):
+    persons = _draw_persons(n_subjects, sites, atlas, population, random)
+    for number, person in enumerate(_with_style(persons, style, seed) if style else persons):
         for session in range(sessions):
             motion = float(random.lognormal(np.log(0.15), 0.5))
             series = _simulate_scan(person, atlas, n_samples, t_r, motion, random)
@@ -217,11 +227,12 @@ def _participant(recording: Recording) -> dict[str, Any]:
 
 def _phenotypes(person: _Person) -> dict[str, Any]:
     """Return what is known of a person."""
-    return {
+    known = {
         "diagnosis": "patient" if person.patient else "control",
         "age": round(person.age, 1),
         "handedness": "left" if person.left_handed else "right",
     }
+    return known | ({"style": person.style} if person.style else {})
 
 
 def _draw_persons(
@@ -253,6 +264,23 @@ def _draw_persons(
             )
         )
     return persons
+
+
+def _with_style(persons: Sequence[_Person], strength: float, seed: int) -> list[_Person]:
+    """Let people differ along one way of coupling networks, from random numbers of its own."""
+    random = np.random.default_rng([seed, 1])
+    way = random.choice([-1.0, 1.0], persons[0].couplings.shape)
+    np.fill_diagonal(way, 0.0)
+    sides = random.standard_normal(len(persons))
+    half = np.median(sides)
+    return [
+        dataclasses.replace(
+            person,
+            couplings=person.couplings + strength * side * way,
+            style="joined" if side > half else "parted",
+        )
+        for person, side in zip(persons, sides, strict=True)
+    ]
 
 
 def _spread(groups: NDArray[Any], n_levels: int, random: np.random.Generator) -> NDArray[np.intp]:
