@@ -379,3 +379,23 @@ def test_progress_counts_methods(store, planted):
         **QUICK,
     )
     assert calls == [(1, 2), (2, 2)]
+
+
+def test_relatives_stay_together_and_are_drawn_together(store, planted):
+    kin = select_scans(store, np.arange(len(store)))
+    number = kin.scans["subject"].astype(int)
+    kin.scans["family"] = [f"f{i // 4}" for i in number]  # two patients and two controls
+    found = compare(
+        kin, {"planted": Embeddings(planted.frame)}, "diagnosis", family_column="family", **QUICK
+    )
+    family = kin.scans.set_index("scan")["family"]
+    rows = found.predictions[found.predictions["method"] == "planted"]
+    together = rows.assign(family=family.loc[rows["scan"]].to_numpy())
+    assert (together.groupby(["repeat", "family"])["fold"].nunique() == 1).all()
+    assert found.settings["family_column"] == "family"
+    alone = compare(kin, {"planted": Embeddings(planted.frame)}, "diagnosis", **QUICK)
+    assert (alone.predictions.groupby(["repeat", "scan", "method"]).size() == 1).all()
+    with pytest.raises(InputError, match="no column 'kin'"):
+        compare(
+            kin, {"planted": Embeddings(planted.frame)}, "diagnosis", family_column="kin", **QUICK
+        )

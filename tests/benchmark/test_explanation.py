@@ -170,7 +170,7 @@ def test_a_map_of_motion_is_told(tmp_path: Path) -> None:
             name, moves = f"{person:03d}", "much" if motion > 0.55 else "little"
             recording = Recording(
                 series.astype(np.float32), 2.0, atlas, name, name,
-                motion=motion, phenotypes={"moves": moves},
+                motion=motion if person else None, phenotypes={"moves": moves},
             )  # fmt: skip
             writer.add(recording, np.ones(12, dtype=bool))
         store = writer.finish(())

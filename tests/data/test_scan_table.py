@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from semantoks.data.recording import ScanFile
-from semantoks.data.tables import ScanTable, check_t_r, join, read_scan_table
+from semantoks.data.tables import (
+    ScanTable,
+    check_t_r,
+    complete,
+    join,
+    match_rows,
+    read_scan_table,
+)
 from semantoks.errors import InputError
 
 
@@ -230,3 +237,23 @@ def test_abide_table(shared: Path) -> None:
     assert (joined.subject, joined.site, joined.t_r) == ("50286", "UM_1", 2.0)
     assert joined.phenotypes["diagnosis"] == 1
     assert joined.phenotypes["scan_site"] == "UM_1"
+
+
+@pytest.mark.parametrize(
+    ("text", "absent"),
+    [
+        ("scan_id,age\na,30\nb,31\nc,32\nd,33\n", ["c", "d"]),
+        ("participant_id,age\nsub-a,30\nsub-b,31\nsub-z,32\n", ["sub-z"]),
+        ("scan_id,age\na,30\nb,31\n", []),
+    ],
+)
+def test_those_without_a_scan_are_told(tmp_path: Path, text: str, absent: list[str]) -> None:
+    read = table(tmp_path, text)
+    scans = [scan("a", subject="a", t_r=2.0), scan("b", subject="b", t_r=2.0)]
+    assert match_rows(scans, read).absent == absent
+    made = complete(scans, own_table=None, table=read, t_r=None, policy="skip")
+    if absent:
+        assert f"{len(absent)} of those in table" in made.told
+        assert repr(absent[0]) in made.told
+    else:
+        assert made.told == ""

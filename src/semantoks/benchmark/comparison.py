@@ -39,8 +39,8 @@ from semantoks.evaluation.metrics import (
 from semantoks.evaluation.probe import Score, cross_validated_predictions, score_predictions
 from semantoks.evaluation.same_series import check_people, same_series
 from semantoks.evaluation.split_files import splits_record, splits_table
-from semantoks.evaluation.splits import Split, subjects_of
-from semantoks.evaluation.splitters import leave_one_site_out, subject_folds
+from semantoks.evaluation.splits import Split, families_of
+from semantoks.evaluation.splitters import LeaveOneSiteOut, SubjectFolds
 from semantoks.files import new_folder
 from semantoks.model.components import MOST, log_connectivity_features
 
@@ -157,6 +157,7 @@ def compare(
     kind: Literal["auto", "classification", "regression"] = "auto",
     splits: Literal["subject", "site"] = "subject",
     site_column: str = "site",
+    family_column: str | None = None,
     n_folds: int = 5,
     repeats: int = 5,
     seed: int = 0,
@@ -188,6 +189,9 @@ def compare(
         Repeated folds of subjects, or one site left out at a time.
     site_column : str
         Column that names the site, for site splits.
+    family_column : str, optional
+        Column that names the family: relatives stay in one part, are drawn together for the
+        intervals, and are left out together where a penalty is chosen.
     n_folds, repeats : int
         Folds, and how often the subjects are divided anew; for subject splits.
     seed : int
@@ -246,10 +250,12 @@ def compare(
         task,
         splits=splits,
         site_column=site_column,
+        family_column=family_column,
         n_folds=n_folds,
         repeats=repeats,
         seed=seed,
     )
+    units = families_of(scans, family_column)
     edges = connectivity_features(store) if connectivity is None else connectivity
     if len(edges) != len(store):
         raise InputError(f"connectivity of {len(edges)} scans came for {len(store)} scans.")
@@ -258,8 +264,8 @@ def compare(
     if "log-connectivity" in baselines:
         features["log-connectivity"] = rotate(logarithms)
     scaling = {name: scaling_of(one.feature_names) for name, one in embeddings.items()}
-    predicted = _predict(features, scaling, task, made, subjects_of(scans), classifier, progress)
-    known: dict[str, Any] = {"kind": task.kind, "subjects": subjects_of(scans)}
+    predicted = _predict(features, scaling, task, made, units, classifier, progress)
+    known: dict[str, Any] = {"kind": task.kind, "subjects": units}
     if "components" in baselines:
         predicted["components"] = component_predictions(logarithms, task.truth, made, **known)
     sites = sites_of(scans, task.truth)
@@ -267,7 +273,7 @@ def compare(
         where = pd.DataFrame({SITE: sites})
         predicted[SITE] = confound_predictions(where, task.truth, made, columns=[SITE], **known)
     predicted[DUMMY] = dummy_predictions(task.truth, made, kind=task.kind)
-    weights = draw_weights(made, subjects_of(scans), n_draws, seed)
+    weights = draw_weights(made, units, n_draws, seed)
     scores = {
         name: score_predictions(folds, task.truth, weights, kind=task.kind, sites=sites)
         for name, folds in predicted.items()
@@ -281,6 +287,7 @@ def compare(
         "leave_out": list(leave_out),
         "splits": splits,
         "site_column": site_column if splits == "site" else None,
+        "family_column": family_column,
         "seed": seed,
         "classifier": classifier if task.kind == "classification" else None,
         "n_draws": n_draws,
@@ -307,17 +314,19 @@ def divide(
     *,
     splits: Literal["subject", "site"],
     site_column: str = "site",
+    family_column: str | None = None,
     n_folds: int,
     repeats: int,
     seed: int = 0,
 ) -> list[Split]:
     """Divide the subjects at random, or leave one site out."""
     if splits == "site":
-        return _site_splits(scans, task, site_column)
+        return _site_splits(scans, task, site_column, family_column)
     if splits != "subject":
         raise ConfigurationError(f"splits must be subject or site, not {splits!r}.")
     labels = task.name(task.truth)
-    return subject_folds(scans, labels, kind=task.kind, n_folds=n_folds, repeats=repeats, seed=seed)
+    made = SubjectFolds(n_folds, repeats, family_column=family_column, seed=seed)
+    return made.splits(scans, labels, kind=task.kind)
 
 
 def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
@@ -373,7 +382,9 @@ def _check_names(embeddings: Mapping[str, Embeddings], baselines: Sequence[str])
         )
 
 
-def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Split]:
+def _site_splits(
+    scans: pd.DataFrame, task: Task, site_column: str, family_column: str | None
+) -> list[Split]:
     """Leave one site out, unless the site is what is to be predicted."""
     if task.target == site_column:
         raise InputError(
@@ -381,7 +392,8 @@ def _site_splits(scans: pd.DataFrame, task: Task, site_column: str) -> list[Spli
             "recognised. Use subject splits for this target."
         )
     labels = task.name(task.truth)
-    return leave_one_site_out(scans, labels, kind=task.kind, site_column=site_column)
+    splitter = LeaveOneSiteOut(site_column=site_column, family_column=family_column)
+    return splitter.splits(scans, labels, kind=task.kind)
 
 
 def _predict(

@@ -629,7 +629,11 @@ def _motion(
     if column is None:
         return [_Check("not motion", float("nan"), None, "the table of scans has no motion")]
     motion = pd.to_numeric(scans[column], errors="coerce").to_numpy(dtype=np.float64)
-    motion = per @ motion
+    told = np.isfinite(motion)
+    share = per @ told  # a scan whose motion is not known must not hide that of all others
+    motion = np.divide(
+        per @ np.where(told, motion, 0), share, out=np.full(len(share), np.nan), where=share > 0
+    )
     known = np.isfinite(motion)
     if known.sum() < 3 or np.ptp(motion[known]) == 0:
         return [_Check("not motion", float("nan"), None, "motion is not known")]

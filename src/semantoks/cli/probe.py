@@ -28,6 +28,7 @@ def probe(
     kind: Literal["auto", "classification", "regression"] = "auto",
     splits: Literal["subject", "site"] = "subject",
     site_column: str = "site",
+    family_column: str | None = None,
     folds: int = 5,
     repeats: int = 5,
     classifier: Literal["ridge", "logistic"] = "ridge",
@@ -64,6 +65,8 @@ def probe(
         subject: repeated folds of subjects; site: one site left out at a time.
     site_column : str
         Column that names the site.
+    family_column : str
+        Column that names the family; relatives stay together, in folds and in intervals.
     folds, repeats : int
         Number of folds, and of repeated divisions of the subjects.
     classifier : str
@@ -107,6 +110,7 @@ def probe(
             kind=kind,
             splits=splits,
             site_column=site_column,
+            family_column=family_column,
             n_folds=folds,
             repeats=repeats,
             classifier=classifier,

@@ -382,12 +382,12 @@ def prepare(
     found, own, unread = find_scans(source, atlas, format=format, ignore=others, options=reading)
     found, misnamed = _set_apart_misnamed(found, policy)
     own_table = read_scan_table(own) if own is not None else None
-    scans, nameless, refused = complete(
+    scans, nameless, refused, absent = complete(
         found, own_table=own_table, table=table, t_r=t_r, policy=policy
     )
     refused += misnamed
     order = check_order(scans, atlas, trust=trust_order)
-    told = (*_explain_unread(unread), *collect_notices(scans))
+    told = (*_explain_unread(unread), *[absent] * bool(absent), *collect_notices(scans))
     request = _describe_request(source, format, scans) | _describe_reading(reading)
     kept = find_equal_store(out, atlas, preprocessing, request) if existing == "reuse" else None
     n_found = len(found) + len(misnamed)

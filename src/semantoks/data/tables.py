@@ -264,6 +264,8 @@ class Match(NamedTuple):
 
     joined: list[ScanFile]
     unmatched: list[ScanFile]
+    absent: list[str] = []  # noqa: RUF012 - of a tuple
+    """Identities of the table that no scan has."""
 
 
 class _Key(NamedTuple):
@@ -315,7 +317,18 @@ def match_rows(scans: Sequence[ScanFile], table: ScanTable) -> Match:
             f"{told}. Correct the one that is wrong; if it is the recordings, name the column of "
             "the table, and it wins (subject_column, --subject-column; t_r_column, --t-r-column)."
         )
-    return Match(joined, unmatched)
+    return Match(joined, unmatched, sorted(identities.keys() - set(found.values())))
+
+
+def explain_absent(names: Sequence[str], table: ScanTable) -> str:
+    """Say of whom a table speaks although there is no scan of them."""
+    if not names:
+        return ""
+    told = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return (
+        f"{len(names)} of those in table {table.path} have no scan here: {told}. If there should "
+        "be scans of them, look for what is missing or called otherwise."
+    )
 
 
 def explain_unmatched(scans: Sequence[ScanFile], table: ScanTable) -> str:
@@ -495,6 +508,8 @@ class Completed(NamedTuple):
     scans: list[ScanFile]
     nameless: frozenset[str]
     refused: list[Refusal]
+    told: str = ""
+    """Of whom the table speaks without a scan."""
 
 
 def complete(
@@ -507,14 +522,15 @@ def complete(
 ) -> Completed:
     """Add what tables and arguments say."""
     refused: list[Refusal] = []
+    told = ""
     silent = {scan.scan for scan in scans if scan.t_r is None}
     if own_table is not None and table is None:
-        scans, refused = _join(scans, own_table, policy)
+        scans, refused, told = _join(scans, own_table, policy)
     elif own_table is not None:
-        joined, unmatched = match_rows(scans, own_table)
+        joined, unmatched, _ = match_rows(scans, own_table)
         scans = sorted([*joined, *unmatched], key=lambda scan: scan.scan)
     if table is not None:
-        scans, refused = _join(scans, table, policy)
+        scans, refused, told = _join(scans, table, policy)
     known = table or own_table
     if t_r is not None:
         _check_contradiction(scans, check_t_r(t_r, "the repetition time given as t_r"))
@@ -541,7 +557,7 @@ def complete(
         dataclasses.replace(scan, subject=plain_id(scan.subject) or scan.scan) for scan in timed
     ]
     named = _tell_alike(named)
-    return Completed(named, frozenset(scan.scan for scan in nameless), refused)
+    return Completed(named, frozenset(scan.scan for scan in nameless), refused, told)
 
 
 def plain_id(text: str) -> str:
@@ -584,9 +600,9 @@ def explain_nameless(n_scans: int) -> str:
 
 def _join(
     scans: Sequence[ScanFile], table: ScanTable, policy: Policy
-) -> tuple[list[ScanFile], list[Refusal]]:
-    """Complete scans by a table in which each must have a row."""
-    joined, unmatched = match_rows(scans, table)
+) -> tuple[list[ScanFile], list[Refusal], str]:
+    """Complete scans by a table in which each must have a row, and say who has no scan."""
+    joined, unmatched, absent = match_rows(scans, table)
     if unmatched and policy != "keep-going":
         raise InputError(explain_unmatched(unmatched, table))
     reasons = [explain_unmatched([scan], table) for scan in unmatched]
@@ -594,7 +610,7 @@ def _join(
         Refusal(scan.scan, scan.source, reason, "no table row")
         for scan, reason in zip(unmatched, reasons, strict=True)
     ]
-    return joined, refused
+    return joined, refused, explain_absent(absent, table)
 
 
 def _check_contradiction(scans: Sequence[ScanFile], t_r: float) -> None:
