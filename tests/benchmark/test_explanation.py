@@ -179,6 +179,16 @@ def test_a_map_of_motion_is_told(tmp_path: Path) -> None:
     assert check["value"] > 0.5
     assert not check["passed"]
     assert not known.believable
+    with pytest.raises(InputError, match="not told above chance"):  # nothing else is in it
+        explain(store, "connectivity", "moves", confounds=["motion"], **QUICK)
+
+
+def test_what_confounds_do_is_taken_out_before_the_probe(planted: Store) -> None:
+    known = explain(planted, "connectivity", "diagnosis", confounds=["site", "motion"], **QUICK)
+    assert known.networks["network"].iloc[0] == "Default"
+    assert known.settings["confounds"] == ["site", "motion"]
+    (check,) = known.checks[known.checks["check"] == "not motion"].to_dict(orient="records")
+    assert abs(check["value"]) < 0.35  # of edges without motion, motion has no map but noise
 
 
 def test_three_classes_have_drops_and_no_patterns(planted: Store, tmp_path: Path) -> None:

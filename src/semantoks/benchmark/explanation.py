@@ -29,8 +29,9 @@ from semantoks.data.atlas import Atlas
 from semantoks.data.images import paint_rois
 from semantoks.data.store import Store
 from semantoks.errors import InputError
-from semantoks.evaluation.confounds import find_confounds
+from semantoks.evaluation.confounds import confound_columns, find_confounds
 from semantoks.evaluation.embedding import PREPARE_AGAIN, check_preprocessing
+from semantoks.evaluation.harmonization import ConfoundRegression
 from semantoks.evaluation.linear import (
     FittedLinear,
     FoldPrediction,
@@ -149,6 +150,7 @@ def explain(
     deletions: int = 2,
     untrained: bool = True,
     family_column: str | None = None,
+    confounds: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     batch_size: int = 64,
     say: Say = lambda _: None,
@@ -184,6 +186,9 @@ def explain(
         connectivity and components, which nothing was trained for.
     family_column : str, optional
         Column that keeps relatives together.
+    confounds : sequence of str
+        Columns whose linear effect is taken out of features, learned in every training part, and
+        out of edges before patterns are taken.
     leave_out : sequence of str
         Names of scans that take no part.
     batch_size : int
@@ -221,7 +226,11 @@ def explain(
     networks = store.atlas.network_names
     places = store.atlas.network_indices
     describe, scaling, chosen = _reader(store, model, task, edges, features, windows, batch_size)
-    asked = _Asked(task, tuple(splits), units, scaling, draw_weights(splits, units, n_draws, seed))
+    if confounds:
+        confounds = confound_columns(scans, target, task.truth, confounds).used
+        edges = ConfoundRegression(confounds).fit_transform(edges, scans=scans).astype(np.float32)
+    weights = draw_weights(splits, units, n_draws, seed)
+    asked = _Asked(task, tuple(splits), units, scaling, weights, scans, tuple(confounds))
 
     everything = np.ones(len(store.atlas), dtype=bool)
     began = time.perf_counter()
@@ -282,6 +291,7 @@ def explain(
         "null_drop_95": float(np.quantile(null, 0.95)) if len(null) else None,
         "classes": list(task.classes),
         "features": chosen,
+        "confounds": list(confounds),
         "model": "connectivity" if isinstance(model, str) else model.arguments,
         "n_scans": len(task.rows),
         "n_subjects": len(np.unique(subjects_of(scans))),
@@ -322,6 +332,11 @@ class _Check(NamedTuple):
     said: str
 
 
+class _Probe(NamedTuple):
+    fitted: FittedLinear
+    prepare: ConfoundRegression | None
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A target, folds, and who moves together."""
@@ -331,28 +346,37 @@ class _Asked:
     units: NDArray[Any]
     scaling: Scaling
     weights: NDArray[np.float64]
+    scans: pd.DataFrame
+    confounds: tuple[str, ...] = ()
 
-    def fit(
-        self, features: NDArray[np.float64], truth: NDArray[Any] | None = None
-    ) -> list[FittedLinear]:
-        """Fit the probe in every fold."""
+    def fit(self, features: NDArray[np.float64], truth: NDArray[Any] | None = None) -> list[_Probe]:
+        """Fit the probe in every fold, after what confounds do was taken out."""
         truth = self.task.truth if truth is None else truth
-        n_classes = len(self.task.classes)
-        return [
-            fit_linear(
-                features[split.train], truth[split.train], self.units[split.train],
-                n_classes=n_classes, scaling=self.scaling, where=str(split),
+        probes = []
+        for split in self.splits:
+            learned, prepare = features[split.train], None
+            if self.confounds:
+                prepare = ConfoundRegression(self.confounds)
+                learned = prepare.fit_transform(learned, scans=self.scans.iloc[split.train])
+            fitted = fit_linear(
+                learned,
+                truth[split.train],
+                self.units[split.train],
+                n_classes=len(self.task.classes),
+                scaling=self.scaling,
+                where=str(split),
             )
-            for split in self.splits
-        ]  # fmt: skip
+            probes.append(_Probe(fitted, prepare))
+        return probes
 
-    def read(
-        self, fitted: Sequence[FittedLinear], features: NDArray[np.float64]
-    ) -> list[FoldPrediction]:
+    def read(self, fitted: Sequence[_Probe], features: NDArray[np.float64]) -> list[FoldPrediction]:
         """Predict the tested part of every fold."""
         folds = []
-        for split, probe in zip(self.splits, fitted, strict=True):
-            score = probe.scores(features[split.test])
+        for split, (probe, prepare) in zip(self.splits, fitted, strict=True):
+            tested = features[split.test]
+            if prepare is not None:
+                tested = prepare.transform(tested, scans=self.scans.iloc[split.test])
+            score = probe.scores(tested)
             one = self.task.kind == "regression"
             said = score[:, 0] if one else score.argmax(axis=1)
             folds.append(FoldPrediction(split, said, np.empty((len(said), 0)) if one else score))
@@ -411,7 +435,7 @@ def _only(scans: Scans, there: NDArray[np.bool_], rows: NDArray[np.intp]) -> Sca
 
 def _masking(
     asked: _Asked,
-    fitted: Sequence[FittedLinear],
+    fitted: Sequence[_Probe],
     full: NDArray[np.float64],
     hidden: Sequence[NDArray[np.float64]],
     alone: Sequence[NDArray[np.float64]],
@@ -485,7 +509,7 @@ def _stability(by_fold: Float[NDArray[np.float64], "network fold"]) -> _Check:
 
 def _deletion(
     asked: _Asked,
-    fitted: Sequence[FittedLinear],
+    fitted: Sequence[_Probe],
     describe: Describe,
     ordered: Sequence[NDArray[np.intp]],
     deletions: int,
@@ -562,7 +586,7 @@ def _untrained(
 
 def _patterns(
     asked: _Asked,
-    fitted: Sequence[FittedLinear],
+    fitted: Sequence[_Probe],
     full: NDArray[np.float64],
     store: Store,
     edges: NDArray[np.float32],

@@ -29,6 +29,7 @@ def explain(
     deletions: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 2,
     untrained: Annotated[bool, Parameter(negative="--no-untrained")] = True,
     family_column: str | None = None,
+    confound: Annotated[list[str] | None, Parameter(name="--confound")] = None,
     leave_out: Annotated[list[str] | None, Parameter(name="--leave-out")] = None,
     atlas_image: Path | None = None,
     seed: int = 0,
@@ -70,6 +71,9 @@ def explain(
         Explain fresh weights beside the model.
     family_column : str
         Column that names the family; relatives stay together.
+    confound : list of str
+        Columns, such as motion and site, whose linear effect is taken out of features, learned in
+        every training part, and of edges; may be given many times.
     leave_out : list of str
         Scans to leave out; may be given many times.
     atlas_image : Path
@@ -110,6 +114,7 @@ def explain(
         deletions=deletions,
         untrained=untrained,
         family_column=family_column,
+        confounds=tuple(confound or ()),
         leave_out=tuple(leave_out or ()),
         say=output.say,
     )

@@ -62,6 +62,7 @@ def write_explanation_page(
         f"{with_interval(settings['score'][0], low, high)} on people who were not learned from "
         f"({settings['n_subjects']:,} subjects, {settings['n_scans']:,} scans; chance "
         f"{settings['chance']:g})."
+        + (f" Taken out: {', '.join(settings['confounds'])}." if settings["confounds"] else "")
     )
     sections = [
         Section("believe", "May I believe it?", [Words(said), _findings(checks), Words(_NOT_SAID)]),
