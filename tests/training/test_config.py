@@ -71,7 +71,10 @@ def test_settings() -> None:
         (["optimization.epochs=many"], "impossible value for 'optimization.epochs'"),
         (["optimization.epochs=-1"], "greater than or equal to 0"),
         (["model.dim=100"], "multiple of head_dim"),
-        (["optimization.epochs=3"], "leaves nothing of epochs = 3"),
+        (
+            ["optimization.epochs=3", "optimization.warmup_epochs=3"],
+            "leaves nothing of epochs = 3",
+        ),
         (["masks.low=0.9"], "must not exceed"),
         (["masks.kind=diagonal"], "masks.kind"),
         (["seed=[1"], "not valid YAML"),
@@ -80,6 +83,12 @@ def test_settings() -> None:
 def test_wrong_settings(settings: list[str], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         configure(paper(), parse_changes(settings))
+
+
+def test_shorter_runs_warm_up_over_less_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert configure(paper(), {"optimization.epochs": 3}).optimization.warmup_epochs == 0
+    assert "within the warm-up of 3 epochs; warming up over 0" in caplog.text
+    assert configure(tiny(), {"optimization.epochs": 20}).optimization.warmup_epochs == 2
 
 
 def test_wrong_recipes(tmp_path: Path) -> None:

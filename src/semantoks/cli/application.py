@@ -68,7 +68,8 @@ def _explain(error: BaseException) -> int:
         complain(f"{error.strerror or error}{where}. Nothing that was there is lost.")
         return 1
     if isinstance(error, cyclopts.CycloptsError):
-        complain(f"{error} Try semantoks --help.")
+        verbs = [name for name in (error.command_chain or ()) if not name.startswith("-")]
+        complain(f"{error} Try semantoks {' '.join([*verbs, '--help'])}.")
         return 2
     complain(str(error))
     return 2 if isinstance(error, ConfigurationError) else 1

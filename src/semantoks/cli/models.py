@@ -95,9 +95,10 @@ def report(
     run : Path
         Run folder.
     embeddings : Path
-        File of embed; by default RUN/embeddings*.parquet.
+        File of embed; by default that in RUN whose name begins with embeddings.
     probe : list of Path
-        Folders of probe; by default RUN/probe*. May be given many times.
+        Folders of probe; by default those in RUN whose names begin with probe. May be given many
+        times.
     phenotype : list of str
         Columns that the maps are coloured by; by default the probes' targets.
     store : Path

@@ -273,6 +273,9 @@ class Atlas:
             f"fingerprint {self.fingerprint})"
         )
 
+    def _repr_html_(self) -> str:
+        return str(self.to_table().to_html(max_rows=10))
+
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with any label, network or order of ROIs."""

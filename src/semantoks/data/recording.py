@@ -86,7 +86,7 @@ class Recording:
     atlas : Atlas
         What the rows of `series` are.
     scan : str
-        Identity of the scan, unique in its cohort.
+        Identity of the scan, unique in its cohort; whatever writes it down needs one.
     subject : str
         Identity of the person; the same for all of that person's scans.
     session, site : str
@@ -115,8 +115,8 @@ class Recording:
     series: Float[NDArray[np.floating[Any]], "roi time"]
     t_r: float
     atlas: Atlas
-    scan: str
-    subject: str
+    scan: str = ""
+    subject: str = ""
     session: str = ""
     site: str = ""
     motion: float = float("nan")
@@ -134,6 +134,13 @@ class Recording:
             raise InputError(
                 f"scan {self.scan!r} has repetition time {self.t_r}; it must be positive, in s."
             )
+
+    def __repr__(self) -> str:
+        who = f"{self.scan!r} of {self.subject!r}, " if self.scan else ""
+        rois, samples = self.series.shape
+        return (
+            f"Recording({who}{rois} ROIs, {samples} samples at {self.t_r:g} s, {self.atlas.name})"
+        )
 
     @property
     def duration(self) -> float:

@@ -194,6 +194,10 @@ def write_cohort(
     """
     if not recordings:
         raise InputError(f"there are no recordings to write to {folder}.")
+    if not all(recording.scan and recording.subject for recording in recordings):
+        raise InputError(
+            "a recording without a name cannot be written; give each its scan and its subject."
+        )
     folder = Path(folder)
     if atlas_file is not None and folder.resolve() in Path(atlas_file).resolve().parents:
         raise InputError(

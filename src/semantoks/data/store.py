@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
 from collections.abc import Mapping
@@ -298,6 +299,9 @@ class Store:
             f"Store({str(self.path)!r}, {len(self)} scans of {self.n_subjects} subjects, "
             f"{self.atlas.name}, t_r {self.t_r:g} s, fingerprint {self.fingerprint})"
         )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.scans.to_html(max_rows=10)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process maps the file itself instead of receiving a copy of it.

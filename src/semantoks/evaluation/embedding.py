@@ -30,6 +30,7 @@ from semantoks.evaluation.readout import (
 )
 from semantoks.evaluation.shared_encoding import Reading, Sharing, encode_together, weights_digest
 from semantoks.files import replacing
+from semantoks.model.checkpoint import load_encoder
 from semantoks.model.encoder import SemantoksEncoder
 from semantoks.training.precision import Precision, choose_precision
 
@@ -87,6 +88,13 @@ class Embeddings:
                 f"column(s) {', '.join(textual[:5])} of the embeddings are not numeric. Every "
                 f"column but {', '.join(IDENTITY)} is a feature: drop those that are none."
             )
+
+    def __repr__(self) -> str:
+        read = self.provenance.get("features", "unknown")
+        return f"Embeddings({len(self.frame)} scans, {len(self.feature_names)} features: {read})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.frame.to_html(max_rows=6, max_cols=10)}"
 
     @property
     def feature_names(self) -> list[str]:
@@ -246,8 +254,8 @@ PREPARE_AGAIN: Final = (
 
 
 def embed(
-    store: Store,
-    encoder: SemantoksEncoder,
+    store: Store | str | Path,
+    encoder: SemantoksEncoder | str | Path,
     *,
     windows: int = 8,
     features: FeatureKind | None = None,
@@ -267,10 +275,11 @@ def embed(
 
     Parameters
     ----------
-    store : Store
-        The scans.
-    encoder : SemantoksEncoder
-        The model; used where its weights are, and left in the mode that it came in.
+    store : Store, str or path
+        The scans, or the folder of their store.
+    encoder : SemantoksEncoder, str or path
+        The model, or what `load_encoder` loads it from; used where its weights are, and left in the
+        mode that it came in.
     windows : int
         Windows a scan, evenly spaced.
     features : str, optional
@@ -331,6 +340,9 @@ def embed(
     """
     if preprocessing not in get_args(PreprocessingCheck):
         raise ConfigurationError(f"preprocessing is 'check' or 'ignore', not {preprocessing!r}.")
+    store = store if isinstance(store, Store) else Store.open(store)
+    if not isinstance(encoder, SemantoksEncoder):
+        encoder = load_encoder(encoder)
     if preprocessing == "check":
         check_preprocessing(
             f"store {store.path}",

@@ -210,6 +210,12 @@ def encode_labels(
         return first.astype(np.float64), second.astype(np.float64), None
     labels = np.concatenate([first, second])
     if np.issubdtype(labels.dtype, np.floating):
+        fractions = labels[np.isfinite(labels) & (labels % 1 != 0)]
+        if len(fractions):
+            raise InputError(
+                f"the labels are values, not classes (one is {fractions[0]:g}): give "
+                "kind='regression' for these, or classes."
+            )
         check_known(np.abs(labels).round(), "classification", "fit")
     classes, codes = np.unique(labels, return_inverse=True)
     return codes[: len(first)], codes[len(first) :], classes

@@ -317,6 +317,12 @@ class SemantoksEncoder(nn.Module):
 
     def _check(self, series: Tensor, mask: Tensor | None) -> None:
         """Refuse shapes that do not fit the atlas and the patch."""
+        if not isinstance(series, Tensor):
+            raise InputError(
+                f"the encoder expects a tensor of shape (batch, roi, time), but got "
+                f"{type(series).__name__}; give torch.from_numpy(series).float(), or recordings to "
+                "SemantoksFeatures."
+            )
         if series.ndim != 3 or series.shape[1] != len(self.atlas):
             raise InputError(
                 f"the encoder expects series of shape (batch, roi, time) with {len(self.atlas)} "

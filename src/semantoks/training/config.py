@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +18,8 @@ from semantoks.model.synchrony import Span, Start, check_time_courses
 from semantoks.model.tokenizer import Pooling, Spatial, Tokenization, check_tokenization
 from semantoks.objective.prototypes import Centring
 from semantoks.training.precision import Precision
+
+_LOGGER: Final = logging.getLogger(__name__)
 
 Residence = Literal["auto", "device", "stream"]
 """Where the series of a run lie: on the device, or in the store."""
@@ -353,7 +356,20 @@ def configure(recipe: Configuration, changes: Mapping[str, Any]) -> Configuratio
             )
         section, _, name = key.rpartition(".")
         (content[section] if section else content)[name] = value
+    _shorten_warmup(content["optimization"], changes)
     return _validated(content, origin="the configuration")
+
+
+def _shorten_warmup(content: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Warm up over fewer epochs where a run was made shorter than that, and say so."""
+    epochs, before = content["epochs"], content["warmup_epochs"]
+    asked = "optimization.epochs" in changes and "optimization.warmup_epochs" not in changes
+    if asked and isinstance(epochs, int) and 0 < epochs <= before:
+        content["warmup_epochs"] = epochs // 10
+        _LOGGER.warning(
+            "optimization.epochs = %d is within the warm-up of %d epochs; warming up over %d.",
+            epochs, before, content["warmup_epochs"],
+        )  # fmt: skip
 
 
 def parse_changes(settings: Iterable[str]) -> dict[str, Any]:
