@@ -276,8 +276,8 @@ def decode(
 ) -> None:
     """Classify blocks of a task from windows of the series, beside connectivity and ROI means.
 
-    Events are BIDS files *_events.tsv (onset, duration, trial_type), one a scan. Each block is read
-    with a haemodynamic delay; folds never part a subject's scans.
+    Events are BIDS files that end in _events.tsv (onset, duration, trial_type), one a scan. Each
+    block is read with a haemodynamic delay; folds never part a subject's scans.
 
     Example: semantoks decode --data task.store --model run --events bids --conditions faces shapes
     --out decoded
