@@ -28,7 +28,7 @@ REFERENCE := --recipe paper --set model.dim=192 --set model.depth=4
 pretrain = semantoks pretrain --data $(1) --out $(2) $(if $(wildcard $(2)/config.yaml),--resume,$(3))
 study = cp $(HERE)plans/$(1).yaml . && semantoks evaluate $(1).yaml --out $(2)
 
-.PHONY: help abide components probes finetuning transduction audit ablation identification symptoms search
+.PHONY: help abide components explanation probes finetuning transduction audit ablation identification symptoms search
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 18
@@ -53,6 +53,13 @@ components:  ## the closed form that a short description has to beat
 	$(TABLE) $(COMPONENTS) $(BOTH) --metric auc $(WITHIN)
 	test -e reliability-components || semantoks reliability --data stages.store \
 	    --embeddings stages-floor.parquet --out reliability-components
+
+explain = test -e $(1) || semantoks explain --data abide.store --model abide-floor --target $(2) \
+    --deletions 1 --permutations 50 $(ONCE) --out $(1)
+explanation: | abide-floor/model  ## which networks, with and without motion and site
+	$(call explain,explanation-diagnosis,diagnosis)
+	$(call explain,explanation-diagnosis-moved,diagnosis --confound motion --confound site)
+	$(call explain,explanation-age,age)
 
 probes: | abide.store abide-run/model  ## the paper's linear probe, the attention probe
 	$(call study,abide-probes,study-probes)

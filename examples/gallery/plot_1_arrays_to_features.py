@@ -40,6 +40,4 @@ model.fit_transform([person.series for person in people[:3]]).shape
 # A probe beside connectivity, on the same folds of people, with intervals.
 found = sk.compare(store, {"components": features}, "style", repeats=2)
 shown = found.table[found.table["metric"] == "auc"]
-shown[["method", "value", "low", "high", "difference", "difference_low", "difference_high"]].round(
-    3
-)
+shown[["method", "value", "low", "high", "difference"]].round(3)
