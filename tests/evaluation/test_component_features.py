@@ -69,6 +69,11 @@ def test_embed_reads_them_by_default_and_says_so(cohort, folder: Path, tmp_path:
     np.testing.assert_array_equal(one.features, two.features)
 
 
+def test_the_card_says_what_the_model_holds_of_people(folder: Path) -> None:
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "sums of the connectivity of the people" in card
+
+
 def test_the_other_features_of_an_untrained_encoder_are_refused(cohort, folder: Path) -> None:
     encoder = load_encoder(folder)
     with pytest.raises(ConfigurationError, match=r"never trained.*components"):

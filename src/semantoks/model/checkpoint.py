@@ -87,6 +87,10 @@ _LIMITS: Final = """\
 - A subject of the training data must not be a test subject. `semantoks.model.checkpoint`
   says which subjects a model has seen, if the model carries their hashes.
 """
+_COMPONENTS: Final = """\
+- Its components are sums of the connectivity of the people it was made from; of a small cohort they
+  hold more than half of it. Pass the model on only where connectivity may be passed on.
+"""
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -110,7 +114,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         "## Architecture\n\n" + _rows(config["arguments"] | config["weights"]),
         "## Training data and recipe\n\n" + _rows(_training(config["provenance"])),
         "## Licence\n\n" + _licence(config["license"]),
-        "## Limits\n\n" + _LIMITS,
+        "## Limits\n\n" + _LIMITS + _COMPONENTS * ("components" in config["arguments"]),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
 
