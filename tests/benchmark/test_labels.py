@@ -124,3 +124,16 @@ def test_from_the_command_line(plan: Any, store: Store, tmp_path: Path) -> None:
     assert run(["evaluate", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out")]) == 0
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert set(scores["split"]) == {"random", "random 12 labels"}
+
+
+def test_sites_lose_their_mean_without_a_label(store: Store, tmp_path: Path) -> None:
+    plan = {"store": str(store.path), "targets": ["diagnosis", "site"], "draws": 20}
+    plan["splits"] = [{"kind": "random", "repeats": 2, "validation": 0}]
+    plan["baselines"] = ["site-centred-components"]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    study = run_study(read_plan(tmp_path / "plan.yaml"), tmp_path / "out")
+    told = study.scores[study.scores["metric"] == "balanced_accuracy"]
+    told = told.set_index(["target", "method"])["value"]
+    assert told["diagnosis", "site-centred-components"] > 0.7
+    assert ("site", "site-centred-components") not in told.index  # the target is the site
+    assert any("tells no two sites, or they are the target" in text for text in study.skipped)

@@ -231,6 +231,22 @@ def component_predictions(
     )
 
 
+def centred_by_site(
+    rows: Float[NDArray[np.floating[Any]], "scan entry"], sites: Shaped[NDArray[Any], "scan"]
+) -> Float[NDArray[np.float32], "scan entry"]:
+    """Take the mean of every site off, of all its scans: no label is looked at.
+
+    Examples
+    --------
+    >>> centred_by_site(np.array([[1.0], [3.0], [9.0]]), np.array(["a", "a", "b"])).ravel().tolist()
+    [-1.0, 1.0, 0.0]
+    """
+    centred = np.array(rows, dtype=np.float32)
+    for site in np.unique(sites):
+        centred[sites == site] -= centred[sites == site].mean(axis=0)
+    return centred
+
+
 TEMPORAL_STATISTICS: Final = (
     "lag1",
     "skewness",

@@ -84,7 +84,7 @@ def columns_read(
     read: Sequence[str] = ()
     if how == "confounds":
         read = plan.confounds or tuple(find_confounds(scans).values())
-    elif how == "site":
+    elif how in ("site", "site-centred-components"):
         read = tuple(name for role, name in find_confounds(scans).items() if role == "site")
     elif how in PREPARED and isinstance(prepare, ConfoundRegression):
         read = prepare.columns
@@ -149,7 +149,7 @@ def cells_of(
             }
             if question.splitter.family_column is not None:
                 about["families"] = question.units.tolist()
-            if question.pools and method.how == "components":
+            if question.pools and method.how.endswith("components"):
                 about["pools"] = [[p.train.tolist(), p.validation.tolist()] for p in question.pools]
             if question.prepare is not None and method.how in PREPARED:
                 about["prepare"] = repr(question.prepare)
@@ -211,7 +211,7 @@ def impossible(cell: Cell, question: Question) -> str:
     """Say why a cell cannot be computed."""
     if question.prepare is not None and cell.method.how not in PREPARED | WITHOUT_FEATURES:
         return f"features are prepared for {', '.join(sorted(PREPARED))} only"
-    if cell.method.how == "site" and question.sites is None:
+    if cell.method.how.startswith("site") and question.sites is None:
         return "the table of scans tells no two sites, or they are the target"
     if cell.method.how == "logistic" and question.task.kind == "regression":
         return "logistic regression predicts classes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from semantoks.benchmark.baselines import (
     MLP_TRAINING,
     EdgeKind,
+    centred_by_site,
     component_predictions,
     confound_predictions,
     connectivity_features,
@@ -153,6 +154,9 @@ class Question:
         return sites_of(self.scans, self.task.truth)
 
 
+_COMPONENTS: Final = ("components", "site-centred-components")
+
+
 class LinearMethod(NamedTuple):
     """A linear model of one row of features a scan."""
 
@@ -282,8 +286,10 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
     if how == "tangent":
         of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)
-    if how == "components":
+    if how in _COMPONENTS:
         rows = cohort.edges("log-connectivity")[task.rows]
+        if how == "site-centred-components" and question.sites is not None:
+            rows = centred_by_site(rows, question.sites)
         pools = question.pools or splits
         return component_predictions(rows, task.truth, splits, pools=pools, **known)
     if how in get_args(SupervisedFamily):

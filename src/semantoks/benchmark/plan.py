@@ -38,7 +38,7 @@ Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finet
 """How a target is read out of a model."""
 Baseline = Literal[
     "dummy", "site", "confounds", "temporal", "connectivity", "partial", "tangent",
-    "log-connectivity", "components", "mlp", "bnt", "bolt",
+    "log-connectivity", "components", "site-centred-components", "mlp", "bnt", "bolt",
 ]  # fmt: skip
 """What needs no pretraining; dummy and connectivity are in every study."""
 
