@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_embed_reads_them_by_default_and_says_so(cohort, folder: Path, tmp_path:
 def test_the_card_says_what_the_model_holds_of_people(folder: Path) -> None:
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "sums of the connectivity of the people" in card
+
+
+def test_taper_and_scales_stand_in_the_configuration(cohort, folder: Path) -> None:
+    said = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["components"]
+    rows = rows_of(cohort.store, range(40))
+    _, s, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    values = s**2
+    np.testing.assert_allclose(said["taper"], (values[:22] - values[22]) / values[:22], atol=1e-3)
+    noise = values[12:39].mean()
+    wanted = np.maximum(1 - noise / values[:22], 0.05)
+    np.testing.assert_allclose(said["shrink_of_those_who_made_it"], wanted, atol=1e-3)
+    assert said["share_of_correlation"] == 0.7
 
 
 def test_the_other_features_of_an_untrained_encoder_are_refused(cohort, folder: Path) -> None:

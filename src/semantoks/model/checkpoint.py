@@ -280,6 +280,8 @@ def save_encoder(
                 },
                 "self_test": _self_test(encoder),
             }
+            if encoder.components is not None:
+                config["components"] = encoder.components.describe_scales()
             (beside / "config.json").write_text(_with_checksum(config), encoding="utf-8")
             (beside / "README.md").write_text(model_card(config), encoding="utf-8")
     except FileExistsError as error:

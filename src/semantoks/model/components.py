@@ -171,6 +171,15 @@ class ComponentReadOut(nn.Module):
             scores = scores * self.shrink
         return np.asarray(scores.cpu().numpy())
 
+    def describe_scales(self) -> dict[str, Any]:
+        """Say how numbers are scaled, for those who read the folder of a model."""
+        taper = self.basis.double().square().sum(dim=0)
+        return {
+            "share_of_correlation": SHARE,
+            "taper": [round(value, 6) for value in taper.tolist()],
+            "shrink_of_those_who_made_it": [round(v, 6) for v in self.shrink.double().tolist()],
+        }
+
 
 def fit_read_out(store: Store, most: int = MOST) -> ComponentReadOut:
     """Learn components of the scans of a store, or of 4,000 evenly chosen ones."""
