@@ -28,7 +28,7 @@ REFERENCE := --recipe paper --set model.dim=192 --set model.depth=4
 pretrain = semantoks pretrain --data $(1) --out $(2) $(if $(wildcard $(2)/config.yaml),--resume,$(3))
 study = cp $(HERE)plans/$(1).yaml . && semantoks evaluate $(1).yaml --out $(2)
 
-.PHONY: help abide components explanation probes finetuning transduction audit ablation identification symptoms search
+.PHONY: help abide components explanation peers probes finetuning transduction audit ablation identification symptoms search
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 18
@@ -60,6 +60,10 @@ explanation: | abide-floor/model  ## which networks, with and without motion and
 	$(call explain,explanation-diagnosis,diagnosis)
 	$(call explain,explanation-diagnosis-moved,diagnosis --confound motion --confound site)
 	$(call explain,explanation-age,age)
+
+peers: | abide.store  ## BNT and BolT, trained on ABIDE
+	$(call study,abide-peers,study-peers)
+	$(TABLE) study-peers --metric balanced_accuracy --metric auc $(WITHIN)
 
 probes: | abide.store abide-run/model  ## the paper's linear probe, the attention probe
 	$(call study,abide-probes,study-probes)
