@@ -68,6 +68,7 @@ sphinx_gallery_conf: dict[str, Any] = {
     "filename_pattern": r"/plot_",
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,
     "image_scrapers": (take_figures,),
     "copyfile_regex": r".*\.rst",
     "within_subsection_order": "FileNameSortKey",
