@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from semantoks.benchmark.baselines import component_predictions
+from semantoks.benchmark.baselines import component_predictions, connectivity_features
 from semantoks.benchmark.plan import StudyPlan, read_plan
 from semantoks.benchmark.study import run_study, study_differences
 from semantoks.cli.application import run
@@ -137,3 +137,26 @@ def test_sites_lose_their_mean_without_a_label(store: Store, tmp_path: Path) -> 
     assert told["diagnosis", "site-centred-components"] > 0.7
     assert ("site", "site-centred-components") not in told.index  # the target is the site
     assert any("tells no two sites, or they are the target" in text for text in study.skipped)
+
+
+def test_numbers_of_components_are_an_option(store: Store, tmp_path: Path) -> None:
+    plan = {"store": str(store.path), "targets": ["coin"], "draws": 20}
+    plan["splits"] = [{"kind": "random", "repeats": 2, "validation": 0}]
+    plan["baselines"] = ["components", "connectivity-components"]
+    found = []
+    for number in (1, 400):
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan | {"components": number}))
+        study = run_study(read_plan(tmp_path / "plan.yaml"), tmp_path / "out")
+        told = study.scores[study.scores["metric"] == "auc"].set_index("method")["value"]
+        found.append(told)
+    assert found[0]["components"] != found[1]["components"]
+    assert found[0]["connectivity-components"] != found[1]["connectivity-components"]
+    assert found[0]["connectivity"] == found[1]["connectivity"]
+    rows = connectivity_features(store)
+    truth = (store.scans["diagnosis"] == "patient").to_numpy().astype(int)
+    subjects = store.scans["subject"].to_numpy().astype(str)
+    split = Split("mine", 0, "0", np.arange(0, 60), np.arange(60, len(rows)))
+    (fold,) = component_predictions(
+        rows, truth, [split], kind="classification", subjects=subjects, most=1
+    )
+    assert len(np.unique(np.round(np.diff(fold.score, axis=1), 6))) > 2

@@ -33,7 +33,7 @@ from semantoks.evaluation.linear import (
 from semantoks.evaluation.probe import predictions_of_folds
 from semantoks.evaluation.readout import Scans
 from semantoks.evaluation.splits import Kind, Split
-from semantoks.model.components import fit_components, has_signal
+from semantoks.model.components import MOST, fit_components, has_signal
 
 EdgeKind = Literal["correlation", "partial"]
 """Pearson's correlation of two ROIs, or their correlation given all other ROIs."""
@@ -210,8 +210,9 @@ def component_predictions(
     kind: Kind,
     subjects: Shaped[NDArray[Any], "scan"],
     pools: Sequence[Split] | None = None,
+    most: int = MOST,
 ) -> tuple[FoldPrediction, ...]:
-    """Predict from components of log-connectivity that are learned in every training part.
+    """Predict from components of connectivity that are learned in every training part.
 
     They need no labels: where some were left out, components are learned from pools, which are the
     splits before that.
@@ -221,7 +222,7 @@ def component_predictions(
 
     def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
         pool = whole[split.repeat, split.fold]
-        components, own = fit_components(rows[pool])
+        components, own = fit_components(rows[pool], most)
         place = dict(zip(pool.tolist(), range(len(pool)), strict=True))
         train = own[[place[row] for row in split.train.tolist()]]
         return train, components.transform(rows[split.test])

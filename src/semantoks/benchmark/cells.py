@@ -35,6 +35,7 @@ from semantoks.evaluation.splitters import LeaveOneSiteOut, SiteStratifiedFolds
 from semantoks.evaluation.supervised_peers import SupervisedFamily
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
+from semantoks.model.components import MOST
 
 PREPARED: Final = frozenset(
     {"ridge", "logistic", "connectivity", "log-connectivity", "partial", "temporal"}
@@ -193,6 +194,8 @@ def _settings(plan: StudyPlan, how: str) -> Any:
         return [tuned, plan.seed, *[plan.probe.class_weight] * weighted]
     if how in get_args(SupervisedFamily):
         return [plan.peers.get(how), plan.finetuning.splits, plan.seed]  # type: ignore[call-overload]
+    if how.endswith("components") and plan.components != MOST:
+        return plan.components
     return list(plan.confounds) if how == "confounds" else None
 
 

@@ -154,7 +154,7 @@ class Question:
         return sites_of(self.scans, self.task.truth)
 
 
-_COMPONENTS: Final = ("components", "site-centred-components")
+_COMPONENTS: Final = ("components", "connectivity-components", "site-centred-components")
 
 
 class LinearMethod(NamedTuple):
@@ -287,11 +287,14 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)
     if how in _COMPONENTS:
-        rows = cohort.edges("log-connectivity")[task.rows]
+        plain = how == "connectivity-components"
+        rows = cohort.edges("connectivity" if plain else "log-connectivity")[task.rows]
         if how == "site-centred-components" and question.sites is not None:
             rows = centred_by_site(rows, question.sites)
         pools = question.pools or splits
-        return component_predictions(rows, task.truth, splits, pools=pools, **known)
+        return component_predictions(
+            rows, task.truth, splits, pools=pools, most=plan.components, **known
+        )
     if how in get_args(SupervisedFamily):
         return supervised_predictions(
             how,  # type: ignore[arg-type]

@@ -32,13 +32,15 @@ from semantoks.evaluation.splitters import (
 )
 from semantoks.evaluation.supervised_peers import SupervisedFamily
 from semantoks.files import parse_yaml
+from semantoks.model.components import MOST
 from semantoks.training.precision import Precision
 
 Probe = Literal["ridge", "logistic", "linear", "neighbours", "attention", "finetune"]
 """How a target is read out of a model."""
 Baseline = Literal[
     "dummy", "site", "confounds", "temporal", "connectivity", "partial", "tangent",
-    "log-connectivity", "components", "site-centred-components", "mlp", "bnt", "bolt",
+    "log-connectivity", "components", "connectivity-components", "site-centred-components", "mlp",
+    "bnt", "bolt",
 ]  # fmt: skip
 """What needs no pretraining; dummy and connectivity are in every study."""
 
@@ -239,6 +241,9 @@ class StudyPlan(_Section):
     leave_out: tuple[str, ...] = Field((), description="scans that take no part")
     labels: tuple[Annotated[int, Field(ge=4)], ...] = Field(
         (), description="numbers of people whose labels are learned from, beside all"
+    )
+    components: int = Field(
+        MOST, ge=1, le=4_000, description="numbers of the baselines of components, at most"
     )
     exclude_seen: bool = Field(False, description="leave people out whom a model was trained on")
     prepare: Literal["none", "regress-confounds", "combat"] = Field(
