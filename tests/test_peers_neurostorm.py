@@ -101,10 +101,9 @@ def test_prompts(golden: dict[str, Any], storm: VolumeEncoder) -> None:
     model = VolumeEncoder("scan", storm.sizes, prompts=5)
     names = {k: golden[f"prompt.weights.{k}"] for k in model.state_dict() if k.endswith("prompt")}
     model.load_state_dict(storm.state_dict() | {k: _tensor(v) for k, v in names.items()})
-    tokens = model.patch_embed.fc(model.patches(_tensor(golden["input"])))
-    _close(
-        _first(model.stages(tokens)[-1]), golden["prompt.output"], 2e-5
-    )  # kernels of CPUs differ
+    model.double()  # in float32, kernels of some CPUs round by more than the bound
+    tokens = model.patch_embed.fc(model.patches(_tensor(golden["input"]).double()))
+    _close(_first(model.stages(tokens)[-1]), golden["prompt.output"])
 
 
 @torch.no_grad()

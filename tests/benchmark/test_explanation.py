@@ -24,6 +24,7 @@ from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
 from semantoks.errors import InputError
 from semantoks.evaluation.embedding import embed
+from semantoks.evaluation.finetuning import take_scans
 from semantoks.evaluation.probe import cross_validated_predictions, score_predictions
 from semantoks.evaluation.readout import Scans, encode_scans, scans_of
 from semantoks.evaluation.splits import subjects_of
@@ -139,18 +140,18 @@ def test_hidden_networks_are_those_that_a_scan_lacks(
     planted: Store, encoder: SemantoksEncoder
 ) -> None:
     rows = np.arange(6)
-    scans = scans_of(planted, encoder)
+    scans = take_scans(scans_of(planted, encoder), rows)
     everything = np.ones(len(planted.atlas), dtype=bool)
     np.testing.assert_allclose(
-        encode_scans(encoder, _only(scans, everything, rows)),
+        encode_scans(encoder, _only(scans, everything)),
         embed(planted, encoder).features[:6].astype(np.float32),
         atol=1e-5,
     )
     there = everything.copy()
     there[planted.atlas.network_indices[1]] = False
-    lacking = Scans(scans.lengths[:6], scans.valid[:6] & there, scans.read, scans.name)
+    lacking = Scans(scans.lengths, scans.valid & there, scans.read, scans.name)
     np.testing.assert_allclose(
-        encode_scans(encoder, _only(scans, there, rows)), encode_scans(encoder, lacking), atol=1e-6
+        encode_scans(encoder, _only(scans, there)), encode_scans(encoder, lacking), atol=1e-6
     )
 
 
@@ -189,6 +190,16 @@ def test_what_confounds_do_is_taken_out_before_the_probe(planted: Store) -> None
     assert known.settings["confounds"] == ["site", "motion"]
     (check,) = known.checks[known.checks["check"] == "not motion"].to_dict(orient="records")
     assert abs(check["value"]) < 0.35  # of edges without motion, motion has no map but noise
+
+
+@pytest.mark.parametrize("permutations", [0, 10])
+def test_too_few_permutations_do_not_fail_a_map(planted: Store, permutations: int) -> None:
+    few = QUICK | {"permutations": permutations, "deletions": 0}
+    known = explain(planted, "connectivity", "diagnosis", **few)
+    (check,) = known.checks[known.checks["check"] == "labels given to others"].to_dict("records")
+    assert check["passed"] is None
+    assert known.networks["p"].isna().all() == (permutations == 0)
+    assert known.believable
 
 
 def test_three_classes_have_drops_and_no_patterns(planted: Store, tmp_path: Path) -> None:

@@ -24,14 +24,10 @@ from semantoks.evaluation.finetuning import (
     take_scans,
     trained_predictions,
 )
-from semantoks.evaluation.linear import (
-    Classifier,
-    FoldPrediction,
-    learning_from_both,
-    rotate,
-)
+from semantoks.evaluation.linear import Classifier, FoldPrediction, learning_from_both, rotate
+from semantoks.evaluation.metrics import SITE
 from semantoks.evaluation.probe import predictions_of_folds
-from semantoks.evaluation.readout import Scans
+from semantoks.evaluation.readout import store_scans
 from semantoks.evaluation.splits import Kind, Split
 from semantoks.model.components import MOST, fit_components, has_signal
 
@@ -202,6 +198,19 @@ def confound_predictions(
     )
 
 
+def site_predictions(
+    sites: Shaped[NDArray[Any], "scan"],
+    truth: Shaped[NDArray[Any], "scan"],
+    splits: Sequence[Split],
+    *,
+    kind: Kind,
+    subjects: Shaped[NDArray[Any], "scan"],
+) -> tuple[FoldPrediction, ...]:
+    """Predict from the site alone."""
+    where = pd.DataFrame({SITE: sites})
+    return confound_predictions(where, truth, splits, columns=[SITE], kind=kind, subjects=subjects)
+
+
 def component_predictions(
     rows: Float[NDArray[np.floating[Any]], "scan entry"],
     truth: Shaped[NDArray[Any], "scan"],
@@ -223,9 +232,9 @@ def component_predictions(
     def describe(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
         pool = whole[split.repeat, split.fold]
         components, own = fit_components(rows[pool], most)
-        place = dict(zip(pool.tolist(), range(len(pool)), strict=True))
-        train = own[[place[row] for row in split.train.tolist()]]
-        return train, components.transform(rows[split.test])
+        scores = np.empty((len(rows), own.shape[1]))
+        scores[pool] = own
+        return scores[split.train], components.transform(rows[split.test])
 
     return predictions_of_folds(
         describe, truth, splits, kind=kind, subjects=subjects, scaling="center"
@@ -397,9 +406,6 @@ def mlp_predictions(
             f"{hidden_dim} hidden ones and a dropout of {dropout} is not possible."
         )
 
-    def name(scan: int) -> str:
-        return repr(store.scans["scan"].iloc[scan])
-
     def build(n_outputs: int) -> WindowModel:
         return RoiMlp(
             len(store.atlas),
@@ -410,7 +416,7 @@ def mlp_predictions(
             dropout=dropout,
         )
 
-    scans = Scans(store.lengths, store.valid, store.windows, name)
+    scans = store_scans(store)
     return trained_predictions(
         build,
         scans if rows is None else take_scans(scans, rows),

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 from zipfile import BadZipFile
 
@@ -32,7 +32,7 @@ from semantoks.evaluation.shared_encoding import weights_digest
 from semantoks.evaluation.significance import permute_labels
 from semantoks.evaluation.splits import Split, subjects_of, text_of
 from semantoks.evaluation.splitters import LeaveOneSiteOut, SiteStratifiedFolds
-from semantoks.evaluation.supervised_peers import SupervisedFamily
+from semantoks.evaluation.supervised_peers import SUPERVISED
 from semantoks.files import replacing
 from semantoks.model.checkpoint import load_model
 from semantoks.model.components import MOST
@@ -192,8 +192,9 @@ def _settings(plan: StudyPlan, how: str) -> Any:
         unset = {"patience"} if how == "mlp" or plan.finetuning.patience is None else set()
         tuned = plan.finetuning.model_dump(exclude=unset)
         return [tuned, plan.seed, *[plan.probe.class_weight] * weighted]
-    if how in get_args(SupervisedFamily):
-        return [plan.peers.get(how), plan.finetuning.splits, plan.seed]  # type: ignore[call-overload]
+    if how in SUPERVISED:
+        epochs = next((n for family, n in plan.peers.items() if family == how), None)
+        return [epochs, plan.finetuning.splits, plan.seed]
     if how.endswith("components") and plan.components != MOST:
         return plan.components
     return list(plan.confounds) if how == "confounds" else None
@@ -218,8 +219,7 @@ def impossible(cell: Cell, question: Question) -> str:
         return "the table of scans tells no two sites, or they are the target"
     if cell.method.how == "logistic" and question.task.kind == "regression":
         return "logistic regression predicts classes"
-    trained = ("linear", "attention", "finetune", "mlp", *get_args(SupervisedFamily))
-    needs = cell.method.how in trained
+    needs = cell.method.how in ("linear", "attention", "finetune", "mlp", *SUPERVISED)
     if needs and not all(len(split.validation) for split in question.splits):
         return "it needs validation parts; give the splits a share for validation"
     return ""

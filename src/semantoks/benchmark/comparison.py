@@ -18,9 +18,9 @@ from rich.table import Table
 import semantoks
 from semantoks.benchmark.baselines import (
     component_predictions,
-    confound_predictions,
     connectivity_features,
     dummy_predictions,
+    site_predictions,
 )
 from semantoks.benchmark.tasks import Task, align, draw_weights, kept_scans, n_repeats, read_task
 from semantoks.data.store import Store
@@ -270,8 +270,7 @@ def compare(
         predicted["components"] = component_predictions(logarithms, task.truth, made, **known)
     sites = sites_of(scans, task.truth)
     if sites is not None:
-        where = pd.DataFrame({SITE: sites})
-        predicted[SITE] = confound_predictions(where, task.truth, made, columns=[SITE], **known)
+        predicted[SITE] = site_predictions(sites, task.truth, made, **known)
     predicted[DUMMY] = dummy_predictions(task.truth, made, kind=task.kind)
     weights = draw_weights(made, units, n_draws, seed)
     scores = {

@@ -31,6 +31,7 @@ from semantoks.data.store import Store
 from semantoks.errors import InputError
 from semantoks.evaluation.confounds import confound_columns, find_confounds
 from semantoks.evaluation.embedding import PREPARE_AGAIN, check_preprocessing
+from semantoks.evaluation.finetuning import take_scans
 from semantoks.evaluation.harmonization import ConfoundRegression
 from semantoks.evaluation.linear import (
     FittedLinear,
@@ -64,6 +65,9 @@ _EDGES: Final = 500
 _PATTERN_DRAWS: Final = 1000
 _STABLE: Final = 0.3
 """Correlation of the maps of folds from which a map counts as stable."""
+_SURE: Final = 0.05
+_FEWEST: Final = 20
+"""Permutations of which the largest drop can have a p below that."""
 _MOVED: Final = 0.5
 """Correlation with the map of motion from which a map is one of motion."""
 
@@ -232,8 +236,7 @@ def explain(
     weights = draw_weights(splits, units, n_draws, seed)
     asked = _Asked(task, tuple(splits), units, scaling, weights, scans, tuple(confounds))
 
-    everything = np.ones(len(store.atlas), dtype=bool)
-    began = time.perf_counter()
+    everything, began = np.ones(len(store.atlas), dtype=bool), time.perf_counter()
     full = describe(everything)
     once = time.perf_counter() - began
     fresh = isinstance(model, SemantoksEncoder) and chosen != "components" and untrained
@@ -261,17 +264,12 @@ def explain(
     table.insert(0, "network", list(networks))
     table.insert(1, "n_roi", [len(rois) for rois in places])
     null = _null_of_drops(asked, full, hidden, permutations, seed)
-    table["p"] = [(1 + int((null >= drop).sum())) / (1 + len(null)) for drop in table["drop"]]
+    table["p"] = [_rank(drop, null) for drop in table["drop"]]
     order = table["drop"].to_numpy().argsort()[::-1]
     checks = [
         _Check("score above chance", whole.value, True, f"{whole.low:.3f} to {whole.high:.3f}"),
         _stability(by_fold),
-        _Check(
-            "labels given to others",
-            float(table["p"].min()),
-            bool(table["p"].min() < 0.05),
-            "p of the largest drop, among the largest drops of permuted labels",
-        ),
+        _labels(table, len(null)),
     ]
     if deletions:
         checks.append(
@@ -279,29 +277,21 @@ def explain(
         )
     if fresh and isinstance(model, SemantoksEncoder):
         say("the same with fresh weights")
-        checks.append(_untrained(asked, fresh_weights(model, seed), store, table, chosen, windows))
+        other, _, _ = _reader(
+            store, fresh_weights(model, seed), task, edges, chosen, windows, batch_size
+        )
+        checks.append(_untrained(asked, other, table, places))
     pairs, rois, strongest, moved = _patterns(asked, fitted, full, store, edges, scans, seed)
     checks += moved
     settings = {
-        "target": target,
-        "kind": task.kind,
-        "metric": METRIC[task.kind],
-        "score": [whole.value, whole.low, whole.high],
-        "chance": CHANCE[task.kind],
+        **_facts(asked, whole, store),
         "null_drop_95": float(np.quantile(null, 0.95)) if len(null) else None,
-        "classes": list(task.classes),
         "features": chosen,
-        "confounds": list(confounds),
         "model": "connectivity" if isinstance(model, str) else model.arguments,
-        "n_scans": len(task.rows),
-        "n_subjects": len(np.unique(subjects_of(scans))),
         "n_folds": n_folds,
         "n_repeats": repeats,
         "seed": seed,
         "permutations": permutations,
-        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
-        "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
-        "semantoks": semantoks.__version__,
     }
     columns = ["network", "n_roi", "drop", "low", "high", "p", "refit_drop", "alone", "fold_sd"]
     return Explanation(
@@ -312,6 +302,25 @@ def explain(
         pd.DataFrame(checks),
         settings,
     )
+
+
+def _facts(asked: _Asked, whole: Score, store: Store) -> dict[str, Any]:
+    """Say what was asked, of whom, and how well it is told."""
+    task = asked.task
+    return {
+        "target": task.target,
+        "kind": task.kind,
+        "metric": METRIC[task.kind],
+        "score": [whole.value, whole.low, whole.high],
+        "chance": CHANCE[task.kind],
+        "classes": list(task.classes),
+        "confounds": list(asked.confounds),
+        "n_scans": len(task.rows),
+        "n_subjects": len(np.unique(subjects_of(asked.scans))),
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "atlas": {"name": store.atlas.name, "fingerprint": store.atlas.fingerprint},
+        "semantoks": semantoks.__version__,
+    }
 
 
 def deletions_of(deletions: int, networks: Sequence[str]) -> int:
@@ -376,10 +385,7 @@ class _Asked:
             tested = features[split.test]
             if prepare is not None:
                 tested = prepare.transform(tested, scans=self.scans.iloc[split.test])
-            score = probe.scores(tested)
-            one = self.task.kind == "regression"
-            said = score[:, 0] if one else score.argmax(axis=1)
-            folds.append(FoldPrediction(split, said, np.empty((len(said), 0)) if one else score))
+            folds.append(probe.predict(split, tested))
         return folds
 
     def score(self, folds: Sequence[FoldPrediction], truth: NDArray[Any] | None = None) -> Score:
@@ -410,26 +416,22 @@ def _reader(
     )
     chosen = features or default_features(model)
     scaling = scaling_of(feature_names(model, chosen))
-    whole = scans_of(store, model)
+    whole = take_scans(scans_of(store, model), task.rows)
 
     def describe(there: NDArray[np.bool_]) -> NDArray[np.float64]:
-        part = _only(whole, there, task.rows)
+        part = _only(whole, there)
         made = encode_scans(model, part, features=chosen, windows=windows, batch_size=batch_size)
         return made.astype(np.float64)
 
     return describe, scaling, chosen
 
 
-def _only(scans: Scans, there: NDArray[np.bool_], rows: NDArray[np.intp]) -> Scans:
-    """Take some scans, and of them some ROIs; the others are missing."""
-
-    def read(
-        which: NDArray[np.int64], starts: NDArray[np.int64], length: int
-    ) -> NDArray[np.float32]:
-        return scans.read(rows[which], starts, length) * there[:, None]
-
-    return Scans(
-        scans.lengths[rows], scans.valid[rows] & there, read, lambda i: scans.name(int(rows[i]))
+def _only(scans: Scans, there: NDArray[np.bool_]) -> Scans:
+    """Take some ROIs of scans; the others are missing."""
+    return replace(
+        scans,
+        valid=scans.valid & there,
+        read=lambda *which: scans.read(*which) * there[:, None],
     )
 
 
@@ -493,6 +495,20 @@ def _null_of_drops(
     return np.array(found)
 
 
+def _rank(value: float, null: Float[NDArray[np.float64], "draw"]) -> float:
+    """Compute p of a value among those of chance; NaN where none was drawn."""
+    return (1 + int((null >= value).sum())) / (1 + len(null)) if len(null) else float("nan")
+
+
+def _labels(table: pd.DataFrame, permutations: int) -> _Check:
+    """Say whether the largest drop could be one of permuted labels."""
+    p, said = float(table["p"].min()), "p of the largest drop, among those of permuted labels"
+    if permutations < _FEWEST:
+        said = f"fewer than {_FEWEST} permutations of labels cannot tell"
+        return _Check("labels given to others", p, None, said)
+    return _Check("labels given to others", p, p < _SURE, said)
+
+
 def _stability(by_fold: Float[NDArray[np.float64], "network fold"]) -> _Check:
     """Correlate the maps of folds with one another."""
     known = by_fold[:, np.isfinite(by_fold).all(axis=0)]
@@ -524,16 +540,8 @@ def _deletion(
     means = []
     for number, order in enumerate(orders):
         say("deleting networks " + (f"in random order {number}" if number else "as the map says"))
-        means.append(
-            float(
-                np.mean(
-                    [
-                        asked.score(asked.read(fitted, describe(there))).value
-                        for there in _ever_fewer(order)
-                    ]
-                )
-            )
-        )
+        left = [asked.read(fitted, describe(there)) for there in _ever_fewer(order)]
+        means.append(float(np.mean([asked.score(folds).value for folds in left])))
     at_random = float(np.mean(means[1:]))
     return _Check(
         "deleting in its order",
@@ -553,27 +561,18 @@ def _ever_fewer(order: Sequence[NDArray[np.intp]]) -> Iterator[NDArray[np.bool_]
 
 
 def _untrained(
-    asked: _Asked,
-    model: SemantoksEncoder,
-    store: Store,
-    table: pd.DataFrame,
-    features: str,
-    windows: int,
+    asked: _Asked, describe: Describe, table: pd.DataFrame, places: Sequence[NDArray[np.intp]]
 ) -> _Check:
     """Compare with the map of fresh weights."""
-    describe, scaling, _ = _reader(
-        store, model, asked.task, np.empty((0, 0), np.float32), features, windows, 64
-    )
-    other = replace(asked, scaling=scaling)
-    everything = np.ones(len(store.atlas), dtype=bool)
+    everything = np.ones(sum(map(len, places)), dtype=bool)
     full = describe(everything)
-    fitted = other.fit(full)
-    whole = other.score(other.read(fitted, full))
+    fitted = asked.fit(full)
+    whole = asked.score(asked.read(fitted, full))
     drops = []
-    for rois in store.atlas.network_indices:
+    for rois in places:
         there = everything.copy()
         there[rois] = False
-        drops.append(whole.value - other.score(other.read(fitted, describe(there))).value)
+        drops.append(whole.value - asked.score(asked.read(fitted, describe(there))).value)
     rank = float(spearmanr(drops, table["drop"]).statistic) if len(drops) > 2 else float("nan")
     return _Check(
         "fresh weights",
@@ -729,7 +728,7 @@ def _pattern_table(
     largest = np.abs(np.stack([_correlate(x, others[:, k]) for k in range(others.shape[1])])).max(
         axis=1
     )
-    p = [(1 + int((largest >= abs(one)).sum())) / (1 + len(largest)) for one in value]
+    p = [_rank(abs(one), largest) for one in value]
     stable = np.mean(
         [np.sign(_correlate(x[folds == f], s[folds == f])) == np.sign(value) for f in set(folds)],
         axis=0,

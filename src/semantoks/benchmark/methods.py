@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from semantoks.benchmark.baselines import (
     connectivity_features,
     dummy_predictions,
     mlp_predictions,
+    site_predictions,
     temporal_features,
 )
 from semantoks.benchmark.plan import ModelPlan, StudyPlan
@@ -42,14 +43,11 @@ from semantoks.evaluation.linear import (
 from semantoks.evaluation.linear_probe import ProbeSettings, linear_probe_predictions
 from semantoks.evaluation.neighbours import neighbour_predictions
 from semantoks.evaluation.probe import Preparation, cross_validated_predictions
+from semantoks.evaluation.readout import store_scans
 from semantoks.evaluation.significance import PermutationTest, permutation_test
 from semantoks.evaluation.splits import Split, families_of, subjects_of
 from semantoks.evaluation.splitters import Splitter
-from semantoks.evaluation.supervised_peers import (
-    SupervisedFamily,
-    scans_from,
-    supervised_predictions,
-)
+from semantoks.evaluation.supervised_peers import SUPERVISED, supervised_predictions
 from semantoks.evaluation.windows import (
     WindowFeatures,
     WindowTokens,
@@ -280,9 +278,8 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         named = plan.confounds or None
         columns = confound_columns(question.scans, task.target, task.truth, named).used
         return confound_predictions(question.scans, task.truth, splits, columns=columns, **known)
-    if how == "site":
-        where = pd.DataFrame({"site": question.sites})
-        return confound_predictions(where, task.truth, splits, columns=["site"], **known)
+    if how == "site" and question.sites is not None:
+        return site_predictions(question.sites, task.truth, splits, **known)
     if how == "tangent":
         of_scans = cohort.covariances.take(task.rows)
         return tangent_predictions(of_scans, task.truth, splits, **known)
@@ -295,13 +292,13 @@ def _baseline(how: str, question: Question, cohort: Cohort) -> tuple[FoldPredict
         return component_predictions(
             rows, task.truth, splits, pools=pools, most=plan.components, **known
         )
-    if how in get_args(SupervisedFamily):
+    for family in (family for family in SUPERVISED if family == how):
         return supervised_predictions(
-            how,  # type: ignore[arg-type]
-            take_scans(scans_from(cohort.store), task.rows),
+            family,
+            take_scans(store_scans(cohort.store), task.rows),
             task.truth,
             splits[: plan.finetuning.splits],
-            epochs=plan.peers.get(how),  # type: ignore[call-overload]
+            epochs=plan.peers.get(family),
             seed=plan.seed,
             **known,
         )

@@ -29,6 +29,7 @@ from semantoks.evaluation.embedding import PREPARE_AGAIN, check_preprocessing
 from semantoks.evaluation.readout import (
     FeatureKind,
     Scans,
+    array_scans,
     check_whole,
     default_features,
     encode_scans,
@@ -116,14 +117,7 @@ class ArrayRules:
             valid[i, positions] = ready.valid
             placed.append(series)
 
-        def read(
-            which: NDArray[np.int64], starts: NDArray[np.int64], length: int
-        ) -> NDArray[np.float32]:
-            pairs = zip(which.tolist(), starts.tolist(), strict=True)
-            return np.stack([placed[i][:, first : first + length] for i, first in pairs])
-
-        lengths = np.array([series.shape[1] for series in placed], dtype=np.int64)
-        return Scans(lengths, valid, read, lambda i: scans[i].name)
+        return array_scans(placed, valid, lambda i: scans[i].name)
 
     def _check_one(self, name: str, scan: Any) -> ArrayScan:
         """Refuse an array that is no series of the right atlas, or has no repetition time."""

@@ -126,21 +126,38 @@ def train_on_windows(
     """Train a model and leave it as it was after the epoch that was best on validation."""
     check_training(settings)
     state = _State(model, train, coding, settings)
+
+    def train_epoch() -> tuple[float, float]:
+        state.train_epoch()
+        outputs = window_outputs(model, validation.scans, validation.rows, settings)
+        return _validation_loss(coding, validation.truth, outputs)
+
+    with kept_memory(state.device):
+        epochs, patience = settings.epochs, settings.patience
+        return keep_best(model, train_epoch, epochs=epochs, patience=patience, progress=progress)
+
+
+def keep_best(
+    model: nn.Module,
+    train_epoch: Callable[[], tuple[float, float]],
+    *,
+    epochs: int,
+    patience: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> History:
+    """Train epoch by epoch, and leave a model as it was after the one with the smallest loss."""
     losses: list[float] = []
     best, kept, found = (math.inf, math.inf), model.state_dict(), -1
-    with kept_memory(state.device):
-        for epoch in range(settings.epochs):
-            state.train_epoch()
-            outputs = window_outputs(model, validation.scans, validation.rows, settings)
-            loss = _validation_loss(coding, validation.truth, outputs)
-            losses.append(loss[0])
-            if loss < best:
-                best, found = loss, epoch
-                kept = {name: value.clone() for name, value in model.state_dict().items()}
-            if progress is not None:
-                progress(epoch + 1, settings.epochs)
-            if settings.patience is not None and epoch - found >= settings.patience:
-                break
+    for epoch in range(epochs):
+        loss = train_epoch()
+        losses.append(loss[0])
+        if loss < best:
+            best, found = loss, epoch
+            kept = {name: value.clone() for name, value in model.state_dict().items()}
+        if progress is not None:
+            progress(epoch + 1, epochs)
+        if patience is not None and epoch - found >= patience:
+            break
     if found < 0:
         raise InputError("training diverged: no epoch has a finite loss on validation.")
     model.load_state_dict(kept)
@@ -356,7 +373,7 @@ def trained_predictions(
     where, folds = choose_device(device), []
     for number, (split, choice) in enumerate(zip(splits, choices, strict=True)):
         coding = TargetCoding.of(truth[choice.train], kind)
-        report = _report(progress, number, len(splits))
+        report = report_of_split(progress, number, len(splits))
         with seeded(settings.seed, where):
             model = build(coding.n_outputs).to(where)
             train, validation = (
@@ -377,7 +394,7 @@ def trained_predictions(
     return tuple(folds)
 
 
-def _report(
+def report_of_split(
     progress: Callable[[int, int], None] | None, number: int, n_splits: int
 ) -> Callable[[int, int], None] | None:
     """Count epochs over all splits."""

@@ -232,10 +232,7 @@ def predict_fold(
         scaling=scaling,
         where=str(split),
     )
-    score = fitted.scores(test)
-    if kind == "regression":
-        return FoldPrediction(split, score[:, 0], np.empty((len(test), 0)), fitted.penalty)
-    return FoldPrediction(split, score.argmax(axis=1), score, fitted.penalty)
+    return fitted.predict(split, test)
 
 
 class FittedLinear(NamedTuple):
@@ -252,6 +249,13 @@ class FittedLinear(NamedTuple):
         if isinstance(self.model, LogisticRegression):
             return _probabilities(self.model, scaled, self.n_classes)
         return self.model.predict(scaled)
+
+    def predict(self, split: Split, test: Shaped[NDArray[Any], "test feature"]) -> FoldPrediction:
+        """Predict the test part of a split."""
+        score = self.scores(test)
+        if not self.n_classes:
+            return FoldPrediction(split, score[:, 0], np.empty((len(test), 0)), self.penalty)
+        return FoldPrediction(split, score.argmax(axis=1), score, self.penalty)
 
 
 def fit_linear(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -418,6 +418,27 @@ def window_length(encoder: SemantoksEncoder, window: int | None) -> int:
     return window
 
 
+def store_scans(store: Store) -> Scans:
+    """Take the scans of a store, in its own atlas."""
+    names = store.scans["scan"]
+    return Scans(store.lengths, store.valid, store.windows, lambda scan: repr(names.iloc[scan]))
+
+
+def array_scans(
+    series: Sequence[NDArray[np.float32]], valid: NDArray[np.bool_], name: Callable[[int], str]
+) -> Scans:
+    """Take arrays of shape (roi, time), all of the same ROIs."""
+
+    def read(
+        which: NDArray[np.int64], starts: NDArray[np.int64], length: int
+    ) -> NDArray[np.float32]:
+        pairs = zip(which.tolist(), starts.tolist(), strict=True)
+        return np.stack([series[i][:, first : first + length] for i, first in pairs])
+
+    lengths = np.array([one.shape[1] for one in series], dtype=np.int64)
+    return Scans(lengths, valid, read, name)
+
+
 def scans_of(
     store: Store, encoder: SemantoksEncoder, smaller_atlas: SmallerAtlas = "refuse"
 ) -> Scans:
@@ -425,11 +446,9 @@ def scans_of(
     if smaller_atlas not in get_args(SmallerAtlas):
         raise ConfigurationError(f"smaller_atlas is 'refuse' or 'mask', not {smaller_atlas!r}.")
 
-    def name(scan: int) -> str:
-        return repr(store.scans["scan"].iloc[scan])
-
+    whole = store_scans(store)
     if store.atlas == encoder.atlas:
-        return Scans(store.lengths, store.valid, store.windows, name)
+        return whole
     if smaller_atlas == "refuse":
         raise InputError(
             f"the store has atlas {store.atlas.name!r} (fingerprint {store.atlas.fingerprint}, "
@@ -448,7 +467,7 @@ def scans_of(
 
     valid = np.zeros((len(store), len(encoder.atlas)), dtype=bool)
     valid[:, placed] = store.valid
-    return Scans(store.lengths, valid, read, name)
+    return Scans(store.lengths, valid, read, whole.name)
 
 
 def encode_scans(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from itertools import count
+from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -29,16 +30,17 @@ from semantoks.evaluation.estimator import (
     check_known,
     encode_labels,
 )
-from semantoks.evaluation.finetuning import History, seeded
+from semantoks.evaluation.finetuning import History, keep_best, report_of_split, seeded
 from semantoks.evaluation.linear import FoldPrediction
 from semantoks.evaluation.metrics import auc
-from semantoks.evaluation.readout import Scans
+from semantoks.evaluation.readout import Scans, array_scans, store_scans
 from semantoks.evaluation.splits import Kind, Split
 from semantoks.peers import bnt, bolt
 from semantoks.training.plan import choose_device
 
 SupervisedFamily = Literal["bnt", "bolt"]
 """Models of others that are trained with labels from the beginning."""
+SUPERVISED: Final[tuple[SupervisedFamily, ...]] = get_args(SupervisedFamily)
 
 Rows = Int[NDArray[np.intp], "scan"]
 
@@ -181,11 +183,6 @@ class _Part(NamedTuple):
     truth: Shaped[NDArray[Any], "scan"]
 
 
-class _Trained(NamedTuple):
-    model: nn.Module
-    history: History
-
-
 def _train(
     learned: _Part,
     chosen_on: _Part,
@@ -194,13 +191,13 @@ def _train(
     epochs: int,
     seed: int,
     progress: Callable[[int, int], None] | None,
-) -> _Trained:
+) -> tuple[nn.Module, History]:
     """Train a fresh model and leave it as it was after the epoch that was best on validation."""
     protocol, train = learned.protocol, learned.rows
     batch = min(protocol.batch, len(train))
     if batch < 2:
         raise InputError(f"{len(train)} scan(s) to learn from are too few; at least 2 are needed.")
-    drops = protocol.drops_last and len(train) % batch
+    used = len(train) - len(train) % batch if protocol.drops_last else len(train)
     # BNT's schedule counts the batch that is dropped.
     steps = epochs * math.ceil(len(train) / batch)
     order, random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
@@ -208,31 +205,22 @@ def _train(
     with seeded(seed, protocol.device):
         model = protocol.build(coding.n_outputs).to(protocol.device)
         optimizer = protocol.optimizer(model)
-        losses: list[float] = []
-        best, kept, found, step = (math.inf, math.inf), model.state_dict(), -1, 0
-        for epoch in range(epochs):
+        numbers = count()
+
+        def train_epoch() -> tuple[float, float]:
             model.train()
             shuffled = order.permutation(len(train))
-            for first in range(0, len(train) - (len(train) % batch if drops else 0), batch):
+            for first in range(0, used, batch):
                 picked = shuffled[first : first + batch]
-                protocol.set_rate(optimizer, step, steps)
+                protocol.set_rate(optimizer, next(numbers), steps)
                 loss = protocol.loss(model, train[picked], targets[picked], random)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 optimizer.step()
-                step += 1
             said = _say(chosen_on.protocol, model, chosen_on.rows)
-            now = _loss_on(coding, chosen_on.truth, said)
-            losses.append(now[0])
-            if now < best:
-                best, found = now, epoch
-                kept = {name: value.clone() for name, value in model.state_dict().items()}
-            if progress is not None:
-                progress(epoch + 1, epochs)
-    if found < 0:
-        raise InputError("training diverged: no epoch has a finite loss on validation.")
-    model.load_state_dict(kept)
-    return _Trained(model, History(tuple(losses), found))
+            return _loss_on(coding, chosen_on.truth, said)
+
+        return model, keep_best(model, train_epoch, epochs=epochs, progress=progress)
 
 
 def _say(
@@ -270,8 +258,7 @@ def _published(family: str, epochs: int | None) -> int:
     """Return how many epochs are trained; as published if nobody says."""
     if family not in _PROTOCOLS:
         raise ConfigurationError(
-            f"{family!r} is no model that is trained with labels alone; there are "
-            f"{', '.join(_PROTOCOLS)}."
+            f"{family!r} is no model that is trained with labels alone: {', '.join(SUPERVISED)}."
         )
     if epochs is not None and epochs < 1:
         raise ConfigurationError(f"epochs is {epochs}; at least 1 is needed.")
@@ -292,7 +279,7 @@ def supervised_predictions(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FoldPrediction, ...]:
     """Train a model of others in every split and predict its test part, once."""
-    count = _published(family, epochs)
+    published = _published(family, epochs)
     if len(truth) != len(scans.lengths):
         raise InputError(f"{len(truth)} true values came with {len(scans.lengths)} scans.")
     choices = check_choices(splits, truth, subjects, kind=kind)
@@ -301,22 +288,20 @@ def supervised_predictions(
     folds = []
     for number, (split, choice) in enumerate(zip(splits, choices, strict=True)):
         coding = TargetCoding.of(truth[choice.train], kind)
-
-        def report(done: int, of: int, before: int = number) -> None:
-            if progress is not None:
-                progress(before * of + done, len(splits) * of)
-
+        report = report_of_split(progress, number, len(splits))
         learned, chosen_on = (
             _Part(protocol, part, truth[part]) for part in (choice.train, choice.validation)
         )
-        trained = _train(learned, chosen_on, coding, epochs=count, seed=seed, progress=report)
-        outputs = _say(protocol, trained.model, split.test)
+        model, history = _train(
+            learned, chosen_on, coding, epochs=published, seed=seed, progress=report
+        )
+        outputs = _say(protocol, model, split.test)
         folds.append(
             FoldPrediction(
                 split,
                 coding.predict(outputs),
                 coding.scores(outputs, n_classes),
-                chosen={"epoch": float(trained.history.best + 1)},
+                chosen={"epoch": float(history.best + 1)},
             )
         )
     return tuple(folds)
@@ -345,8 +330,7 @@ class SupervisedPeer(ScanEstimator):
     classes_ : ndarray
         Classes that can be predicted; only for classification.
     history_ : History
-        Losses on validation (1 minus the area under the curve, without the 1; or the mean absolute
-        error) and the epoch that was taken.
+        Losses on validation (minus the area under the curve, or the mean absolute error).
 
     References
     ----------
@@ -421,10 +405,10 @@ class SupervisedPeer(ScanEstimator):
                 f"{chosen_on.protocol.rois}."
             )
         coding = TargetCoding.of(truth, self.kind)
-        trained = _train(
+        self.model_, self.history_ = _train(
             learned, chosen_on, coding, epochs=epochs, seed=self.seed, progress=progress
         )
-        self.model_, self.history_, self._coding = trained.model, trained.history, coding
+        self._coding = coding
         self.n_features_in_ = learned.protocol.rois
         if classes is not None:
             self.classes_ = classes[coding.classes]
@@ -479,8 +463,7 @@ def scans_from(given: Store | Scans | Sequence[ArrayLike]) -> Scans:
     if isinstance(given, Scans):
         return given
     if isinstance(given, Store):
-        names = given.scans["scan"].astype(str).tolist()
-        return Scans(given.lengths, given.valid, given.windows, lambda scan: repr(names[scan]))
+        return store_scans(given)
     arrays = [np.asarray(one, dtype=np.float32) for one in given]
     shapes = {one.shape[0] if one.ndim == 2 else -1 for one in arrays}
     if len(shapes) != 1 or -1 in shapes:
@@ -491,13 +474,5 @@ def scans_from(given: Store | Scans | Sequence[ArrayLike]) -> Scans:
     broken = [i for i, one in enumerate(arrays) if not np.isfinite(one).all()]
     if broken:
         raise InputError(f"array {broken[0]} of {len(arrays)} holds values that are not finite.")
-
-    def read(
-        scans: NDArray[np.int64], starts: NDArray[np.int64], length: int
-    ) -> NDArray[np.float32]:
-        pairs = zip(scans.tolist(), starts.tolist(), strict=True)
-        return np.stack([arrays[i][:, first : first + length] for i, first in pairs])
-
-    lengths = np.array([one.shape[1] for one in arrays], dtype=np.int64)
     valid = np.stack([np.ptp(one, axis=1) > 0 for one in arrays])
-    return Scans(lengths, valid, read, lambda scan: f"array {scan} of {len(arrays)}")
+    return array_scans(arrays, valid, lambda scan: f"array {scan} of {len(arrays)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -149,7 +149,7 @@ class ComponentReadOut(nn.Module):
     mean: Float[Tensor, "entry"]
     basis: Float[Tensor, "entry component"]
     shrink: Float[Tensor, "component"]
-    made_of: Float[Tensor, "scan"]
+    made_of: Int[Tensor, "scan"]
 
     def __init__(self, rois: int, numbers: int, scans: int) -> None:
         super().__init__()
