@@ -22,7 +22,7 @@ from semantoks.data.recording import Recording
 from semantoks.data.signal import Preprocessing
 from semantoks.data.store import Store
 from semantoks.data.store_writer import StoreWriter
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.embedding import embed
 from semantoks.evaluation.finetuning import take_scans
 from semantoks.evaluation.probe import cross_validated_predictions, score_predictions
@@ -136,6 +136,37 @@ def test_patterns_are_correlations_within_folds(planted: Store, found: Explanati
     assert pair["low"] < wanted < pair["high"]
 
 
+@pytest.mark.parametrize("features", ["mean+cls", "networks"])
+def test_gradients_find_the_planted_network_and_are_complete(
+    planted: Store, encoder: SemantoksEncoder, features: str
+) -> None:
+    few = QUICK | {"deletions": 0, "permutations": 0, "untrained": False, "windows": 2}
+    known = explain(planted, encoder, "diagnosis", features=features, gradients=40, **few)
+    first = known.gradients.iloc[0]
+    assert first["network"] == "Default"
+    assert first["low"] > 0
+    others = known.gradients.set_index("network")["against_others"]
+    assert others.idxmax() == "Default"
+    (check,) = known.checks[known.checks["check"] == "gradients are complete"].to_dict("records")
+    assert check["value"] < 0.01
+    assert check["passed"]
+    of_rois = known.roi_gradients.groupby("network")["value"].sum()
+    np.testing.assert_allclose(
+        known.gradients.set_index("network")["value"], of_rois[known.gradients["network"]]
+    )
+
+
+def test_gradients_are_refused_where_there_are_none(
+    planted: Store, encoder: SemantoksEncoder
+) -> None:
+    with pytest.raises(InputError, match="gradients are of an encoder"):
+        explain(planted, "connectivity", "diagnosis", gradients=10, **QUICK)
+    with pytest.raises(InputError, match="two classes, or of values; site has 3"):
+        explain(planted, encoder, "site", gradients=10, **QUICK)
+    with pytest.raises(ConfigurationError, match="not of second-order; leave gradients out"):
+        explain(planted, encoder, "diagnosis", features="second-order", gradients=10, **QUICK)
+
+
 def test_hidden_networks_are_those_that_a_scan_lacks(
     planted: Store, encoder: SemantoksEncoder
 ) -> None:
@@ -218,6 +249,7 @@ def test_from_the_command_line(
     save_encoder(encoder, tmp_path / "model")
     words = ["explain", "--data", planted.path, "--model", tmp_path / "model", "--target"]
     more = ["--permutations", 20, "--deletions", 0, "--windows", 2, "--no-untrained"]
+    more += ["--gradients", 20]
     out = tmp_path / "out"
     assert run([str(x) for x in [*words, "diagnosis", "--out", out, *more, "--json"]]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -232,6 +264,7 @@ def test_from_the_command_line(
     assert "May I believe it?" in page
     names = {path.name for path in out.iterdir()}
     assert {"pairs.tsv", "edges.tsv", "explain.json", "networks.svg", "pairs.png"} <= names
+    assert {"gradients_networks.tsv", "gradients_rois.tsv"} <= names
     assert run([str(x) for x in [*words, "diagnosis", "--out", out, *more]]) == 1
     assert run([str(x) for x in [*words, "handedness", "--out", tmp_path / "no", *more]]) == 1
     assert not (tmp_path / "no").exists()

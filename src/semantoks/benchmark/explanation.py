@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -24,6 +24,14 @@ from scipy.stats import spearmanr
 
 import semantoks
 from semantoks.benchmark.baselines import connectivity_features
+from semantoks.benchmark.gradients import (
+    LARGEST_GAP,
+    check_gradients,
+    choose_people,
+    gradient_tables,
+    integrated_gradients,
+    score_weights,
+)
 from semantoks.benchmark.tasks import Task, draw_weights, kept_scans, read_task
 from semantoks.data.atlas import Atlas
 from semantoks.data.images import paint_rois
@@ -93,6 +101,10 @@ class Explanation:
         check, value, passed (True, False, or None where nothing can fail) and what it says.
     settings : mapping
         The score, and what was computed on.
+    gradients, roi_gradients : DataFrame
+        What networks and ROIs add to the score (integrated gradients, signed): the difference of
+        the two classes or the covariance with the standardised value, against silence (value, low,
+        high) and against other people with random phases (against_others); empty if not asked for.
     """
 
     networks: pd.DataFrame
@@ -101,6 +113,8 @@ class Explanation:
     edges: pd.DataFrame
     checks: pd.DataFrame
     settings: Mapping[str, Any]
+    gradients: pd.DataFrame = field(default_factory=pd.DataFrame)
+    roi_gradients: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def believable(self) -> bool:
@@ -152,6 +166,7 @@ def explain(
     n_draws: int = 1000,
     permutations: int = 100,
     deletions: int = 2,
+    gradients: int = 0,
     untrained: bool = True,
     family_column: str | None = None,
     confounds: Sequence[str] = (),
@@ -185,6 +200,9 @@ def explain(
         Permutations of labels, for the p of drops.
     deletions : int
         Random orders in which networks are deleted, beside the map's; 0 leaves this check out.
+    gradients : int
+        People for whose scans gradients are integrated; 0 leaves them out. For encoders, features
+        that pass through tokens, and two classes or values.
     untrained : bool
         Whether the same architecture with fresh weights is explained beside it; not for
         connectivity and components, which nothing was trained for.
@@ -230,6 +248,7 @@ def explain(
     networks = store.atlas.network_names
     places = store.atlas.network_indices
     describe, scaling, chosen = _reader(store, model, task, edges, features, windows, batch_size)
+    _check_asked(model, chosen, task, gradients)
     if confounds:
         confounds = confound_columns(scans, target, task.truth, confounds).used
         edges = ConfoundRegression(confounds).fit_transform(edges, scans=scans).astype(np.float32)
@@ -253,13 +272,7 @@ def explain(
             f"[{whole.low:.3f}, {whole.high:.3f}]. There is nothing to explain; a map would be one "
             "of noise. Take another target, more scans, or other features."
         )
-    hidden, alone = [], []
-    for name, place in zip(networks, places, strict=True):
-        only = ~everything
-        only[place] = True
-        say(f"hiding {name}")
-        hidden.append(describe(~only))
-        alone.append(describe(only))
+    hidden, alone = _hide_each(store.atlas, describe, say)
     table, by_fold = _masking(asked, fitted, full, hidden, alone, whole)
     table.insert(0, "network", list(networks))
     table.insert(1, "n_roi", [len(rois) for rois in places])
@@ -282,7 +295,10 @@ def explain(
         )
         checks.append(_untrained(asked, other, table, places))
     pairs, rois, strongest, moved = _patterns(asked, fitted, full, store, edges, scans, seed)
-    checks += moved
+    added, added_rois, complete = _gradients(
+        asked, fitted, model, store, chosen, gradients, seed, say
+    )
+    checks += [*moved, *complete]
     settings = {
         **_facts(asked, whole, store),
         "null_drop_95": float(np.quantile(null, 0.95)) if len(null) else None,
@@ -301,7 +317,85 @@ def explain(
         strongest,
         pd.DataFrame(checks),
         settings,
+        added,
+        added_rois,
     )
+
+
+def _hide_each(
+    atlas: Atlas, describe: Describe, say: Say
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Describe scans without each network, and by each alone."""
+    hidden, alone = [], []
+    for name, place in zip(atlas.network_names, atlas.network_indices, strict=True):
+        only = np.zeros(len(atlas), dtype=bool)
+        only[place] = True
+        say(f"hiding {name}")
+        hidden.append(describe(~only))
+        alone.append(describe(only))
+    return hidden, alone
+
+
+def _check_asked(
+    model: SemantoksEncoder | str, features: FeatureKind, task: Task, gradients: int
+) -> None:
+    """Refuse gradients where there are none."""
+    if not gradients:
+        return
+    if isinstance(model, str):
+        raise InputError("gradients are of an encoder; connectivity has the patterns of its edges.")
+    check_gradients(features)
+    if len(task.classes) > 2:
+        raise InputError(
+            f"gradients are of two classes, or of values; {task.target} has {len(task.classes)} "
+            "classes. Leave gradients out."
+        )
+
+
+def _gradients(
+    asked: _Asked,
+    fitted: Sequence[_Probe],
+    model: SemantoksEncoder | str,
+    store: Store,
+    features: FeatureKind,
+    count: int,
+    seed: int,
+    say: Say,
+) -> tuple[pd.DataFrame, pd.DataFrame, list[_Check]]:
+    """Integrate gradients of scans that their fold's probe did not learn from."""
+    if not count or isinstance(model, str):
+        return pd.DataFrame(), pd.DataFrame(), []
+    task, subjects = asked.task, subjects_of(asked.scans)
+    rows = choose_people(subjects, task.truth, len(task.classes), count, seed)
+    fold = np.zeros(len(subjects), dtype=np.intp)
+    for number, split in enumerate(asked.splits):
+        if split.repeat == 0:
+            fold[split.test] = number
+    along = [score_weights(probe) for probe, _ in fitted]
+    say(f"integrating gradients of {len(rows)} people")
+    began = time.perf_counter()
+
+    def progress(done: int, of: int) -> None:
+        if done == 5 < of:
+            left = (time.perf_counter() - began) / done * (of - done)
+            say(f"about {left:.0f} s more")
+
+    found = integrated_gradients(
+        model,
+        take_scans(scans_of(store, model), task.rows),
+        rows,
+        np.array([along[fold[row]] for row in rows]),
+        subjects,
+        features=features,
+        seed=seed,
+        progress=progress,
+    )
+    tables = gradient_tables(
+        found, task.truth[rows], len(task.classes), asked.units[rows], store.atlas, seed
+    )
+    said = "share of the score that integrated gradients miss"
+    complete = _Check("gradients are complete", found.gap, found.gap <= LARGEST_GAP, said)
+    return *tables, [complete]
 
 
 def _facts(asked: _Asked, whole: Score, store: Store) -> dict[str, Any]:
@@ -769,7 +863,7 @@ def write_explanation(found: Explanation, folder: str | Path) -> Path:
         What `explain` returned.
     folder : str or path
         New folder: importance_networks.tsv, importance_rois.tsv, pairs.tsv, edges.tsv, checks.tsv,
-        explain.json.
+        explain.json, and gradients_networks.tsv and gradients_rois.tsv if these were asked for.
 
     Returns
     -------
@@ -788,6 +882,8 @@ def write_explanation(found: Explanation, folder: str | Path) -> Path:
         "pairs": found.pairs,
         "edges": found.edges,
         "checks": found.checks,
+        "gradients_networks": found.gradients,
+        "gradients_rois": found.roi_gradients,
     }
     try:
         with new_folder(folder) as beside:

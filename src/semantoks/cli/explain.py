@@ -27,6 +27,7 @@ def explain(
     repeats: int = 1,
     permutations: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 100,
     deletions: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 2,
+    gradients: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 0,
     untrained: Annotated[bool, Parameter(negative="--no-untrained")] = True,
     family_column: str | None = None,
     confound: Annotated[list[str] | None, Parameter(name="--confound")] = None,
@@ -67,6 +68,9 @@ def explain(
         Of labels, for the p of drops.
     deletions : int
         Random orders in which networks are deleted, beside the map's; 0 leaves this check out.
+    gradients : int
+        People for whose scans gradients are integrated (features that pass through tokens); 0 for
+        none.
     untrained : bool
         Explain fresh weights beside the model.
     family_column : str
@@ -112,6 +116,7 @@ def explain(
         seed=seed,
         permutations=permutations,
         deletions=deletions,
+        gradients=gradients,
         untrained=untrained,
         family_column=family_column,
         confounds=tuple(confound or ()),
@@ -127,6 +132,8 @@ def explain(
         pairs=found.pairs,
         rois=found.rois,
         checks=found.checks,
+        gradients=found.gradients,
+        roi_gradients=found.roi_gradients,
         settings=found.settings,
         believable=found.believable,
     )

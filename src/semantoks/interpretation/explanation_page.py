@@ -41,6 +41,8 @@ def write_explanation_page(
     pairs: pd.DataFrame,
     rois: pd.DataFrame,
     checks: pd.DataFrame,
+    gradients: pd.DataFrame,
+    roi_gradients: pd.DataFrame,
     settings: Mapping[str, Any],
     believable: bool,
 ) -> Path:
@@ -56,6 +58,8 @@ def write_explanation_page(
             pairs, sorted({*pairs["network_a"], *pairs["network_b"]}), believable
         )
         pictures["brain"] = draw_brain(rois, believable)
+    if len(gradients):
+        pictures["gradients"] = draw_brain(roi_gradients, believable)
     low, high = settings["score"][1:]
     said = (
         f"{settings['target']}, told from {settings['features']}: {metric} "
@@ -70,6 +74,9 @@ def write_explanation_page(
     ]
     if len(pairs):
         sections.append(Section("pairs", "Pairs of networks", _pairs(pairs, pictures, settings)))
+    if len(gradients):
+        blocks = _gradients(gradients, pictures["gradients"])
+        sections.append(Section("gradients", "Gradients", blocks))
     page = folder / "explain.html"
     try:
         for name, figure in pictures.items():
@@ -118,6 +125,24 @@ def _networks(networks: pd.DataFrame, figure: Figure | None) -> list[Block]:
     ]  # fmt: skip
     headings = ["network", "ROIs", "drop [95\u00a0%]", "p", "drop, learned again", "alone"]
     caption = "p: how often permuted labels make any network drop as much."
+    return [*blocks, Table(headings, rows, caption)]
+
+
+def _gradients(gradients: pd.DataFrame, brain: Figure | None) -> list[Block]:
+    """Show what networks add to the score."""
+    blocks: list[Block] = []
+    if brain is not None:
+        said = "What each ROI adds to the difference of the classes, or goes with the value, from "
+        words = "silence (its mean) on: integrated gradients, signed. Red: more of the score."
+        blocks.append(Picture(render(brain, "gradients", "ROIs in a glass brain"), said + words))
+    rows = [
+        [str(name), str(n), with_interval(value, low, high), f"{others:.3f}".replace("-", "−")]
+        for name, n, value, low, high, others in gradients.loc[
+            :, ["network", "n_roi", "value", "low", "high", "against_others"]
+        ].itertuples(index=False)
+    ]
+    headings = ["network", "ROIs", "adds [95\u00a0%]", "against others"]
+    caption = "Against others: from another person's scan with random phases on."
     return [*blocks, Table(headings, rows, caption)]
 
 
