@@ -140,8 +140,8 @@ def test_patterns_are_correlations_within_folds(planted: Store, found: Explanati
 def test_gradients_find_the_planted_network_and_are_complete(
     planted: Store, encoder: SemantoksEncoder, features: str
 ) -> None:
-    few = QUICK | {"deletions": 0, "permutations": 0, "untrained": False, "windows": 2}
-    known = explain(planted, encoder, "diagnosis", features=features, gradients=40, **few)
+    few = QUICK | {"deletions": 0, "permutations": 0, "untrained": False, "windows": 4}
+    known = explain(planted, encoder, "diagnosis", features=features, gradients=60, **few)
     first = known.gradients.iloc[0]
     assert first["network"] == "Default"
     assert first["low"] > 0
