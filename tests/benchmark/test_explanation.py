@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,12 +234,28 @@ def test_too_few_permutations_do_not_fail_a_map(planted: Store, permutations: in
     assert known.believable
 
 
+def test_an_explanation_draws_itself(found: Explanation, planted: Store) -> None:
+    lost, alone = found.plot_networks().axes
+    assert lost.get_yticklabels()[0].get_text().startswith("Default (")
+    assert "alone" in alone.get_xlabel()
+    matrix = found.plot_pairs().axes[0].images[0].get_array()
+    assert matrix.shape == (len(planted.atlas.network_names),) * 2
+    with pytest.raises(InputError, match=r"does not say where its ROIs lie; give .* x, y and z"):
+        found.plot_brain()
+    placed = found.rois.assign(x=np.linspace(-60, 60, len(found.rois)), y=0.0, z=10.0)
+    assert len(replace(found, rois=placed).plot_brain().axes) >= 4
+
+
 def test_three_classes_have_drops_and_no_patterns(planted: Store, tmp_path: Path) -> None:
     known = explain(planted, "connectivity", "site", **QUICK)
     assert len(known.networks) == 5
     assert known.pairs.empty
     folder = write_explanation(known, tmp_path / "out")
     assert not (folder / "pairs.tsv").exists()
+    for plot in (known.plot_pairs, known.plot_brain):
+        with pytest.raises(InputError, match="no pattern of ROIs"):
+            plot()
+    assert known.plot_networks().axes
     with pytest.raises(InputError, match="no pattern of ROIs"):
         known.to_nifti(tmp_path / "nothing.nii", planted.atlas)
 

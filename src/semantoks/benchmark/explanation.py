@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ from semantoks.evaluation.linear import (
     fit_linear,
     scaling_of,
 )
-from semantoks.evaluation.metrics import bootstrap_weights, interval
+from semantoks.evaluation.metrics import METRIC_NAMES, bootstrap_weights, interval
 from semantoks.evaluation.probe import Score, score_predictions
 from semantoks.evaluation.readout import (
     FeatureKind,
@@ -64,6 +64,9 @@ from semantoks.evaluation.splits import Kind, Split, families_of, subjects_of
 from semantoks.evaluation.splitters import SubjectFolds
 from semantoks.files import new_folder
 from semantoks.model.encoder import SemantoksEncoder, fresh_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRIC: Final[Mapping[Kind, str]] = {"classification": "auc", "regression": "r2"}
 """What is lost where a network is hidden."""
@@ -141,11 +144,72 @@ class Explanation:
         InputError
             If there is no pattern, or the volume is of another atlas.
         """
+        self._check_pattern()
+        return paint_rois(Path(atlas_image), atlas, self.rois["value"].to_numpy())
+
+    def plot_networks(self) -> Figure:
+        """Draw what the score loses where a network is hidden; grey if a check failed.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Drops with intervals, and each network alone.
+        """
+        from semantoks.interpretation.figures.explanations import draw_importance
+
+        metric = METRIC_NAMES[self.settings["metric"]].split(" (")[0]
+        null, chance = self.settings["null_drop_95"], self.settings["chance"]
+        return draw_importance(self.networks, null, metric, chance, self.believable)
+
+    def plot_pairs(self) -> Figure:
+        """Draw how the mean edge of two networks goes with the score; grey if a check failed.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A matrix of networks.
+
+        Raises
+        ------
+        InputError
+            If there is no pattern: of more than two classes.
+        """
+        from semantoks.interpretation.figures.explanations import draw_pairs
+
+        self._check_pattern()
+        names = sorted({*self.pairs["network_a"], *self.pairs["network_b"]})
+        return draw_pairs(self.pairs, names, self.believable)
+
+    def plot_brain(self) -> Figure:
+        """Draw the pattern of ROIs in a glass brain; grey if a check failed.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            ROIs where the atlas says that they lie.
+
+        Raises
+        ------
+        InputError
+            If there is no pattern, or the atlas has no coordinates.
+        """
+        from semantoks.interpretation.figures.explanations import draw_brain
+
+        self._check_pattern()
+        figure = draw_brain(self.rois, self.believable)
+        if figure is None:
+            raise InputError(
+                f"atlas {self.settings['atlas']['name']!r} does not say where its ROIs lie; give "
+                "its table the columns x, y and z (mm) to see them in a brain."
+            )
+        return figure
+
+    def _check_pattern(self) -> None:
+        """Refuse to show a pattern that there is not."""
         if not len(self.rois):
             raise InputError(
                 "there is no pattern of ROIs to paint: patterns are of two classes, or of values."
             )
-        return paint_rois(Path(atlas_image), atlas, self.rois["value"].to_numpy())
 
     def _repr_html_(self) -> str:
         """Show networks and checks in a notebook."""
