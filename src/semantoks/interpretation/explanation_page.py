@@ -73,9 +73,11 @@ def write_explanation_page(
         Section("networks", "Networks", _networks(networks, pictures["networks"])),
     ]
     if len(pairs):
-        sections.append(Section("pairs", "Pairs of networks", _pairs(pairs, pictures, settings)))
+        sections.append(
+            Section("pairs", "Pairs of networks", _pairs(pairs, pictures, settings, believable))
+        )
     if len(gradients):
-        blocks = _gradients(gradients, pictures["gradients"])
+        blocks = _gradients(gradients, pictures["gradients"], believable)
         sections.append(Section("gradients", "Gradients", blocks))
     page = folder / "explain.html"
     try:
@@ -128,13 +130,18 @@ def _networks(networks: pd.DataFrame, figure: Figure | None) -> list[Block]:
     return [*blocks, Table(headings, rows, caption)]
 
 
-def _gradients(gradients: pd.DataFrame, brain: Figure | None) -> list[Block]:
+def _gradients(gradients: pd.DataFrame, brain: Figure | None, believable: bool) -> list[Block]:
     """Show what networks add to the score."""
     blocks: list[Block] = []
     if brain is not None:
         said = "What each ROI adds to the difference of the classes, or goes with the value, from "
-        words = "silence (its mean) on: integrated gradients, signed. Red: more of the score."
-        blocks.append(Picture(render(brain, "gradients", "ROIs in a glass brain"), said + words))
+        words = "silence (its mean) on: integrated gradients, signed. "
+        blocks.append(
+            Picture(
+                render(brain, "gradients", "ROIs in a glass brain"),
+                said + words + _mark(believable),
+            )
+        )
     rows = [
         [str(name), str(n), with_interval(value, low, high), f"{others:.3f}".replace("-", "−")]
         for name, n, value, low, high, others in gradients.loc[
@@ -146,16 +153,24 @@ def _gradients(gradients: pd.DataFrame, brain: Figure | None) -> list[Block]:
     return [*blocks, Table(headings, rows, caption)]
 
 
+def _mark(believable: bool, means: str = "more of the score") -> str:
+    """Say what a colour means."""
+    return f"Red: {means}." if believable else f"Grey, since a check failed; darker: {means}."
+
+
 def _pairs(
-    pairs: pd.DataFrame, pictures: Mapping[str, Figure | None], settings: Mapping[str, Any]
+    pairs: pd.DataFrame,
+    pictures: Mapping[str, Figure | None],
+    settings: Mapping[str, Any],
+    believable: bool,
 ) -> list[Block]:
     """Show how edges go with the score."""
     classes = settings["classes"]
-    sign = f"towards {classes[1]!r}" if classes else "towards larger values"
+    sign = _mark(believable, f"towards {classes[1]!r}" if classes else "towards larger values")
     blocks: list[Block] = [
         Picture(
             render(pictures["pairs"], "pairs", "Pairs of networks"),  # type: ignore[arg-type]
-            f"How the mean edge of two networks goes with the held-out score; red: {sign}. Stars: "
+            f"How the mean edge of two networks goes with the held-out score. {sign} Stars: "
             "p < .05 among the largest of all pairs.",
         )
     ]
@@ -164,7 +179,7 @@ def _pairs(
         blocks.append(
             Picture(
                 render(brain, "brain", "ROIs in a glass brain"),
-                f"The same for the mean of all edges of a ROI; red: {sign}.",
+                f"The same for the mean of all edges of a ROI. {sign}",
             )
         )
     rows = [

@@ -6,10 +6,17 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from nilearn.plotting import plot_markers
 
 from semantoks.interpretation.figures.canvas import BLUE, GREY, ORANGE, WIDTH, styled, wrap
+
+_COLOURS = {
+    True: mpl.colormaps["RdBu_r"],
+    # Light, but to be seen: a strong negative value is a mark on white as well.
+    False: LinearSegmentedColormap.from_list("doubted", ["#D4D4D4", "#1A1A1A"]),
+}
 
 
 @styled
@@ -58,7 +65,7 @@ def draw_pairs(pairs: pd.DataFrame, networks: list[str], believable: bool) -> Fi
     figure = Figure(figsize=(min(WIDTH, box + 3.0), box + 1.4), layout="constrained")
     axes = figure.add_subplot()
     largest = float(np.nanmax(np.abs(matrix))) or 1.0
-    colours = mpl.colormaps["RdBu_r" if believable else "Greys"].with_extremes(bad="#EEEEEE")
+    colours = _COLOURS[believable].with_extremes(bad="#EEEEEE")
     image = axes.imshow(matrix, cmap=colours, vmin=-largest, vmax=largest)
     names = [wrap(name, 18, 2) for name in networks]
     axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -66,7 +73,8 @@ def draw_pairs(pairs: pd.DataFrame, networks: list[str], believable: bool) -> Fi
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for row, column in np.argwhere(sure):
-        ink = "white" if abs(matrix[row, column]) > 0.6 * largest else "#111111"
+        value = matrix[row, column] / largest
+        ink = "white" if (abs(value) > 0.6 if believable else value > 0) else "#111111"
         axes.text(column, row, "*", ha="center", va="center", fontsize=12, color=ink)
     figure.colorbar(image, shrink=0.7, label="correlation with the held-out score")
     return figure
@@ -85,7 +93,7 @@ def draw_brain(rois: pd.DataFrame, believable: bool) -> Figure | None:
         known["value"].to_numpy(),
         known[["x", "y", "z"]].to_numpy(dtype=np.float64),
         node_size=22,
-        node_cmap="RdBu_r" if believable else "Greys",
+        node_cmap=_COLOURS[believable],
         node_vmin=-largest,
         node_vmax=largest,
         display_mode="lyrz",
