@@ -56,10 +56,13 @@ components:  ## the closed form that a short description has to beat
 
 explain = test -e $(1) || semantoks explain --data abide.store --model abide-floor --target $(2) \
     --deletions 1 --permutations 50 $(ONCE) --out $(1)
-explanation: | abide-floor/model  ## which networks, with and without motion and site
+explanation: | abide-floor/model abide-tiny/model  ## which networks, with and without motion and site
 	$(call explain,explanation-diagnosis,diagnosis)
 	$(call explain,explanation-diagnosis-moved,diagnosis --confound motion --confound site)
 	$(call explain,explanation-age,age)
+	test -e explanation-sex || semantoks explain --data abide.store --model abide-tiny --target sex \
+	    --features networks --windows 4 --gradients 200 --deletions 1 --no-untrained $(ONCE) \
+	    --out explanation-sex
 
 peers: | abide.store  ## BNT and BolT, trained on ABIDE
 	$(call study,abide-peers,study-peers)
@@ -126,6 +129,9 @@ abide.store: | $(call needed,abide.store,ABIDE_pcp abide1_subjects.csv)
 
 unfiltered.store: | $(call needed,unfiltered.store,ABIDE_pcp abide1_subjects.csv)
 	semantoks prepare ABIDE_pcp --atlas cc200 --no-filter --table abide1_subjects.csv --out $@
+
+abide-tiny/model: | abide.store
+	$(call pretrain,abide.store,abide-tiny,--recipe tiny --set optimization.epochs=8)
 
 abide-run/model: | abide.store
 	$(call pretrain,abide.store,abide-run,$(REFERENCE) \
