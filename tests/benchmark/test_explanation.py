@@ -234,6 +234,15 @@ def test_too_few_permutations_do_not_fail_a_map(planted: Store, permutations: in
     assert known.believable
 
 
+def test_random_sets_of_equal_size_lose_less_than_the_planted_network(planted: Store) -> None:
+    few = QUICK | {"deletions": 0, "permutations": 0}
+    known = explain(planted, "connectivity", "diagnosis", random_sets=5, **few)
+    first = known.networks.iloc[0]
+    assert first["network"] == "Default"
+    assert first["random_drop"] < 0.5 * first["drop"]
+    assert known.networks["random_drop"].iloc[1:].between(-0.1, first["drop"]).all()
+
+
 def test_an_explanation_draws_itself(found: Explanation, planted: Store) -> None:
     lost, alone = found.plot_networks().axes
     assert lost.get_yticklabels()[0].get_text().startswith("Default (")
@@ -266,7 +275,7 @@ def test_from_the_command_line(
     save_encoder(encoder, tmp_path / "model")
     words = ["explain", "--data", planted.path, "--model", tmp_path / "model", "--target"]
     more = ["--permutations", 20, "--deletions", 0, "--windows", 2, "--no-untrained"]
-    more += ["--gradients", 20]
+    more += ["--gradients", 20, "--random-sets", 1]
     out = tmp_path / "out"
     assert run([str(x) for x in [*words, "diagnosis", "--out", out, *more, "--json"]]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -274,11 +283,13 @@ def test_from_the_command_line(
     table = pd.read_csv(out / "importance_networks.tsv", sep="\t")
     assert list(table.columns) == [
         "network", "n_roi", "drop", "low", "high", "p", "refit_drop", "alone", "fold_sd",
+        "random_drop",
     ]  # fmt: skip
     assert table["drop"].is_monotonic_decreasing
     page = (out / "explain.html").read_text(encoding="utf-8")
     assert len(page) < 1_000_000
     assert "May I believe it?" in page
+    assert "random ROIs" in page
     names = {path.name for path in out.iterdir()}
     assert {"pairs.tsv", "edges.tsv", "explain.json", "networks.svg", "pairs.png"} <= names
     assert {"gradients_networks.tsv", "gradients_rois.tsv"} <= names

@@ -82,6 +82,10 @@ _FEWEST: Final = 20
 _MOVED: Final = 0.5
 """Correlation with the map of motion from which a map is one of motion."""
 
+_COLUMNS: Final = (
+    "network", "n_roi", "drop", "low", "high", "p", "refit_drop", "alone", "fold_sd", "random_drop",
+)  # fmt: skip
+
 Describe = Callable[[Bool[NDArray[np.bool_], "roi"]], Float[NDArray[np.float64], "scan feature"]]
 """What describes all scans when only some ROIs are there."""
 Say = Callable[[str], None]
@@ -231,6 +235,7 @@ def explain(
     permutations: int = 100,
     deletions: int = 2,
     gradients: int = 0,
+    random_sets: int = 0,
     untrained: bool = True,
     family_column: str | None = None,
     confounds: Sequence[str] = (),
@@ -267,6 +272,9 @@ def explain(
     gradients : int
         People for whose scans gradients are integrated; 0 leaves them out. For encoders, features
         that pass through tokens, and two classes or values.
+    random_sets : int
+        Random sets of as many ROIs that are hidden beside each network, since larger ones have
+        more to lose; their mean drop is random_drop. 0 leaves them out.
     untrained : bool
         Whether the same architecture with fresh weights is explained beside it; not for
         connectivity and components, which nothing was trained for.
@@ -323,7 +331,11 @@ def explain(
     full = describe(everything)
     once = time.perf_counter() - began
     fresh = isinstance(model, SemantoksEncoder) and chosen != "components" and untrained
-    times = 2 * len(networks) + (len(networks) + 1) * fresh + deletions_of(deletions, networks)
+    times = (
+        (2 + random_sets) * len(networks)
+        + (len(networks) + 1) * fresh
+        + deletions_of(deletions, networks)
+    )
     say(
         f"{times} more descriptions of {len(task.rows)} scans, about {times * once:.0f} s, and "
         f"{permutations} permutations of labels."
@@ -338,6 +350,10 @@ def explain(
         )
     hidden, alone = _hide_each(store.atlas, describe, say)
     table, by_fold = _masking(asked, fitted, full, hidden, alone, whole)
+    if random_sets:
+        table["random_drop"] = _random_drops(
+            asked, fitted, describe, store.atlas, whole.value, random_sets, seed, say
+        )
     table.insert(0, "network", list(networks))
     table.insert(1, "n_roi", [len(rois) for rois in places])
     null = _null_of_drops(asked, full, hidden, permutations, seed)
@@ -373,9 +389,9 @@ def explain(
         "seed": seed,
         "permutations": permutations,
     }
-    columns = ["network", "n_roi", "drop", "low", "high", "p", "refit_drop", "alone", "fold_sd"]
+    shown = [name for name in _COLUMNS if name in table]
     return Explanation(
-        table.iloc[order][columns].reset_index(drop=True),
+        table.iloc[order][shown].reset_index(drop=True),
         pairs,
         rois,
         strongest,
@@ -621,6 +637,29 @@ def _masking(
             }
         )
     return pd.DataFrame(rows), np.array(by_fold)
+
+
+def _random_drops(
+    asked: _Asked,
+    fitted: Sequence[_Probe],
+    describe: Describe,
+    atlas: Atlas,
+    whole: float,
+    sets: int,
+    seed: int,
+    say: Say,
+) -> list[float]:
+    """Average what is lost where as many ROIs as a network has are hidden at random."""
+    random, means = np.random.default_rng(seed), []
+    for name, rois in zip(atlas.network_names, atlas.network_indices, strict=True):
+        say(f"hiding as many ROIs as {name} has at random")
+        lost = []
+        for _ in range(sets):
+            there = np.ones(len(atlas), dtype=bool)
+            there[random.choice(len(atlas), len(rois), replace=False)] = False
+            lost.append(whole - asked.score(asked.read(fitted, describe(there))).value)
+        means.append(float(np.mean(lost)))
+    return means
 
 
 def _refitted(asked: _Asked, features: NDArray[np.float64]) -> float:

@@ -28,6 +28,7 @@ def explain(
     permutations: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 100,
     deletions: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 2,
     gradients: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 0,
+    random_sets: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0))] = 0,
     untrained: Annotated[bool, Parameter(negative="--no-untrained")] = True,
     family_column: str | None = None,
     confound: Annotated[list[str] | None, Parameter(name="--confound")] = None,
@@ -71,6 +72,9 @@ def explain(
     gradients : int
         People for whose scans gradients are integrated (features that pass through tokens); 0 for
         none.
+    random_sets : int
+        Random sets of as many ROIs that are hidden beside each network, since larger networks have
+        more to lose; 0 for none.
     untrained : bool
         Explain fresh weights beside the model.
     family_column : str
@@ -117,6 +121,7 @@ def explain(
         permutations=permutations,
         deletions=deletions,
         gradients=gradients,
+        random_sets=random_sets,
         untrained=untrained,
         family_column=family_column,
         confounds=tuple(confound or ()),

@@ -127,6 +127,11 @@ def _networks(networks: pd.DataFrame, figure: Figure | None) -> list[Block]:
     ]  # fmt: skip
     headings = ["network", "ROIs", "drop [95\u00a0%]", "p", "drop, learned again", "alone"]
     caption = "p: how often permuted labels make any network drop as much."
+    if "random_drop" in networks:
+        headings.append("random ROIs")
+        caption += " Random ROIs: the mean drop where as many ROIs are hidden at random."
+        for row, drop in zip(rows, networks["random_drop"], strict=True):
+            row.append(f"{drop:.3f}".replace("-", "−"))
     return [*blocks, Table(headings, rows, caption)]
 
 
