@@ -164,6 +164,8 @@ def test_gradients_are_refused_where_there_are_none(
         explain(planted, "connectivity", "diagnosis", gradients=10, **QUICK)
     with pytest.raises(InputError, match="two classes, or of values; site has 3"):
         explain(planted, encoder, "site", gradients=10, **QUICK)
+    with pytest.raises(ConfigurationError, match="fewer than 10 people say nothing"):
+        explain(planted, encoder, "diagnosis", gradients=1, **QUICK)
     with pytest.raises(ConfigurationError, match="not of second-order; leave gradients out"):
         explain(planted, encoder, "diagnosis", features="second-order", gradients=10, **QUICK)
 

@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 import semantoks
 from semantoks.benchmark.baselines import connectivity_features
 from semantoks.benchmark.gradients import (
+    FEWEST_PEOPLE,
     LARGEST_GAP,
     check_gradients,
     choose_people,
@@ -36,7 +37,7 @@ from semantoks.benchmark.tasks import Task, draw_weights, kept_scans, read_task
 from semantoks.data.atlas import Atlas
 from semantoks.data.images import paint_rois
 from semantoks.data.store import Store
-from semantoks.errors import InputError
+from semantoks.errors import ConfigurationError, InputError
 from semantoks.evaluation.confounds import confound_columns, find_confounds
 from semantoks.evaluation.embedding import PREPARE_AGAIN, check_preprocessing
 from semantoks.evaluation.finetuning import take_scans
@@ -422,6 +423,11 @@ def _check_asked(
     """Refuse gradients where there are none."""
     if not gradients:
         return
+    if gradients < FEWEST_PEOPLE:
+        raise ConfigurationError(
+            f"gradients is {gradients}; those of fewer than {FEWEST_PEOPLE} people say nothing of "
+            "a group. Ask for more, or for 0 to leave them out."
+        )
     if isinstance(model, str):
         raise InputError("gradients are of an encoder; connectivity has the patterns of its edges.")
     check_gradients(features)

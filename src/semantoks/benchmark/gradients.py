@@ -35,6 +35,8 @@ STEPS: Final = 32
 """Places between a baseline and a scan where the gradient is taken."""
 LARGEST_GAP: Final = 0.05
 """Share of the score that attributions may miss."""
+FEWEST_PEOPLE: Final = 10
+"""People whose gradients say anything of a group."""
 _DRAWS: Final = 1000
 
 Matrix = NDArray[np.float64]
@@ -163,7 +165,7 @@ def _along(
         mean = gradient.reshape(STEPS, *end.shape).mean(0)
         added = (mean * (end - begin)).sum(2).mean(0)
         size = float((scores(end) - scores(begin)).mean())
-    return added.double().cpu().numpy(), size - float(added.sum()), size
+    return added.cpu().double().numpy(), size - float(added.sum()), size
 
 
 def gradient_tables(
