@@ -49,7 +49,7 @@ from semantoks.evaluation.linear import (
     fit_linear,
     scaling_of,
 )
-from semantoks.evaluation.metrics import METRIC_NAMES, bootstrap_weights, interval
+from semantoks.evaluation.metrics import bootstrap_weights, interval
 from semantoks.evaluation.probe import Score, score_predictions
 from semantoks.evaluation.readout import (
     FeatureKind,
@@ -162,9 +162,7 @@ class Explanation:
         """
         from semantoks.interpretation.figures.explanations import draw_importance
 
-        metric = METRIC_NAMES[self.settings["metric"]].split(" (")[0]
-        null, chance = self.settings["null_drop_95"], self.settings["chance"]
-        return draw_importance(self.networks, null, metric, chance, self.believable)
+        return draw_importance(self.networks, self.settings, self.believable)
 
     def plot_pairs(self) -> Figure:
         """Draw how the mean edge of two networks goes with the score; grey if a check failed.
@@ -182,8 +180,7 @@ class Explanation:
         from semantoks.interpretation.figures.explanations import draw_pairs
 
         self._check_pattern()
-        names = sorted({*self.pairs["network_a"], *self.pairs["network_b"]})
-        return draw_pairs(self.pairs, names, self.believable)
+        return draw_pairs(self.pairs, self.believable)
 
     def plot_brain(self) -> Figure:
         """Draw the pattern of ROIs in a glass brain; grey if a check failed.
@@ -343,20 +340,14 @@ def explain(
     )
     fitted = asked.fit(full)
     whole = asked.score(asked.read(fitted, full))
-    if not whole.low > CHANCE[task.kind]:
-        raise InputError(
-            f"{target} is not told above chance: {METRIC[task.kind]} {whole.value:.3f} "
-            f"[{whole.low:.3f}, {whole.high:.3f}]. There is nothing to explain; a map would be one "
-            "of noise. Take another target, more scans, or other features."
-        )
+    _check_above_chance(task, whole)
     hidden, alone = _hide_each(store.atlas, describe, say)
     table, by_fold = _masking(asked, fitted, full, hidden, alone, whole)
+    table["network"], table["n_roi"] = list(networks), [len(rois) for rois in places]
     if random_sets:
         table["random_drop"] = _random_drops(
             asked, fitted, describe, store.atlas, whole.value, random_sets, seed, say
         )
-    table.insert(0, "network", list(networks))
-    table.insert(1, "n_roi", [len(rois) for rois in places])
     null = _null_of_drops(asked, full, hidden, permutations, seed)
     table["p"] = [_rank(drop, null) for drop in table["drop"]]
     order = table["drop"].to_numpy().argsort()[::-1]
@@ -401,6 +392,16 @@ def explain(
         added,
         added_rois,
     )
+
+
+def _check_above_chance(task: Task, whole: Score) -> None:
+    """Refuse to explain noise."""
+    if not whole.low > CHANCE[task.kind]:
+        raise InputError(
+            f"{task.target} is not told above chance: {METRIC[task.kind]} {whole.value:.3f} "
+            f"[{whole.low:.3f}, {whole.high:.3f}]. There is nothing to explain; a map would be one "
+            "of noise. Take another target, more scans, or other features."
+        )
 
 
 def _hide_each(

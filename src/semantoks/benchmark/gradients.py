@@ -25,6 +25,7 @@ from semantoks.evaluation.readout import (
     WINDOW_PARTS,
     FeatureKind,
     Scans,
+    evaluating,
     feature_parts,
     read_out,
     window_starts,
@@ -103,11 +104,9 @@ def integrated_gradients(
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Gradients:
     """Integrate gradients from silence, and from another person with random phases, to a scan."""
-    check_gradients(features)
     random = np.random.default_rng(seed)
     parts: list[list[Matrix]] = [[], []]
     missed, whole = np.zeros(2), np.zeros(2)
-    encoder.eval()
     for number, (row, weight) in enumerate(zip(rows.tolist(), weights, strict=True)):
         starts = window_starts(int(scans.lengths[row]), encoder.window, windows)
         series = scans.read(np.full(len(starts), row), starts, encoder.window)
@@ -117,7 +116,8 @@ def integrated_gradients(
         other = _random_phases(scans, int(random.choice(others)), encoder.window, random)
         other *= scans.valid[row][:, None]
         for i, baseline in enumerate((np.zeros_like(other), other)):
-            one, gap, size = _along(encoder, series, baseline, mask, weight, features)
+            with evaluating(encoder):
+                one, gap, size = _along(encoder, series, baseline, mask, weight, features)
             parts[i].append(one)
             missed[i] += abs(gap)
             whole[i] += abs(size)

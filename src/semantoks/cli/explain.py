@@ -131,17 +131,7 @@ def explain(
     write_explanation(found, out)
     if atlas_image is not None and len(found.rois):
         found.to_nifti(atlas_image, store.atlas).to_filename(out / "importance_rois.nii.gz")
-    page = write_explanation_page(
-        out,
-        networks=found.networks,
-        pairs=found.pairs,
-        rois=found.rois,
-        checks=found.checks,
-        gradients=found.gradients,
-        roi_gradients=found.roi_gradients,
-        settings=found.settings,
-        believable=found.believable,
-    )
+    page = write_explanation_page(out, found)
     output.say(explanation_table(found))
     for check in found.checks.to_dict(orient="records"):
         mark = {True: "passed", False: "FAILED"}.get(check["passed"], "-")

@@ -500,7 +500,7 @@ def encode_scans(
     device = next(encoder.parameters()).device
     chosen = choose_precision(precision, device, dim=encoder.dim)
     encodes = any(PARTS[part].encodes for part in parts)
-    with _evaluating(encoder), kept_memory(device), autocast(chosen, device):
+    with evaluating(encoder), torch.inference_mode(), kept_memory(device), autocast(chosen, device):
         for first in range(0, len(scan), batch_size):
             batch = slice(first, first + batch_size)
             series = torch.from_numpy(scans.read(scan[batch], start[batch], length)).to(device)
@@ -611,12 +611,11 @@ def _place_windows(
 
 
 @contextmanager
-def _evaluating(encoder: SemantoksEncoder) -> Iterator[None]:
-    """Switch to evaluation without gradients, and back."""
+def evaluating(encoder: SemantoksEncoder) -> Iterator[None]:
+    """Switch to evaluation, and back."""
     training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         encoder.train(training)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -19,6 +18,7 @@ from semantoks.evaluation.readout import (
     Scans,
     SmallerAtlas,
     check_whole,
+    evaluating,
     feature_names,
     read_out,
     scans_of,
@@ -310,7 +310,7 @@ def _encodings(
     device = next(encoder.parameters()).device
     chosen = choose_precision(options.precision, device, dim=encoder.dim)
     patches = places.length // encoder.patch
-    with _evaluating(encoder), kept_memory(device):
+    with evaluating(encoder), kept_memory(device):
         for first in range(0, len(places.scan), options.batch_size):
             batch = slice(first, first + options.batch_size)
             scan, start = places.scan[batch], places.start[batch]
@@ -322,17 +322,6 @@ def _encodings(
             if options.progress is not None:
                 done = min(first + options.batch_size, len(places.scan))
                 options.progress(done, len(places.scan))
-
-
-@contextmanager
-def _evaluating(encoder: SemantoksEncoder) -> Iterator[None]:
-    """Switch to evaluation, and back."""
-    training = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(training)
 
 
 def _check_finite(rows: NDArray[Any], scan: NDArray[np.intp], scans: Scans) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -23,7 +23,10 @@ from semantoks.interpretation.page import (
     Words,
     render_page,
 )
-from semantoks.interpretation.standing import with_interval
+from semantoks.interpretation.standing import number, with_interval
+
+if TYPE_CHECKING:
+    from semantoks.benchmark.explanation import Explanation
 
 _VERDICTS: Final = {True: "above", False: "below", None: "open"}
 _NOT_SAID: Final = (
@@ -34,32 +37,19 @@ _NOT_SAID: Final = (
 )
 
 
-def write_explanation_page(
-    folder: Path,
-    *,
-    networks: pd.DataFrame,
-    pairs: pd.DataFrame,
-    rois: pd.DataFrame,
-    checks: pd.DataFrame,
-    gradients: pd.DataFrame,
-    roi_gradients: pd.DataFrame,
-    settings: Mapping[str, Any],
-    believable: bool,
-) -> Path:
+def write_explanation_page(folder: Path, found: Explanation) -> Path:
     """Write explain.html and its figures into the folder of an explanation."""
+    settings, pairs, gradients = found.settings, found.pairs, found.gradients
+    believable = found.believable
     metric = METRIC_NAMES[settings["metric"]].split(" (")[0]
     pictures: dict[str, Figure | None] = {
-        "networks": draw_importance(
-            networks, settings["null_drop_95"], metric, settings["chance"], believable
-        )
+        "networks": draw_importance(found.networks, settings, believable)
     }
     if len(pairs):
-        pictures["pairs"] = draw_pairs(
-            pairs, sorted({*pairs["network_a"], *pairs["network_b"]}), believable
-        )
-        pictures["brain"] = draw_brain(rois, believable)
+        pictures["pairs"] = draw_pairs(pairs, believable)
+        pictures["brain"] = draw_brain(found.rois, believable)
     if len(gradients):
-        pictures["gradients"] = draw_brain(roi_gradients, believable)
+        pictures["gradients"] = draw_brain(found.roi_gradients, believable)
     low, high = settings["score"][1:]
     said = (
         f"{settings['target']}, told from {settings['features']}: {metric} "
@@ -69,8 +59,10 @@ def write_explanation_page(
         + (f" Taken out: {', '.join(settings['confounds'])}." if settings["confounds"] else "")
     )
     sections = [
-        Section("believe", "May I believe it?", [Words(said), _findings(checks), Words(_NOT_SAID)]),
-        Section("networks", "Networks", _networks(networks, pictures["networks"])),
+        Section(
+            "believe", "May I believe it?", [Words(said), _findings(found.checks), Words(_NOT_SAID)]
+        ),
+        Section("networks", "Networks", _networks(found.networks, pictures["networks"])),
     ]
     if len(pairs):
         sections.append(
@@ -121,7 +113,7 @@ def _networks(networks: pd.DataFrame, figure: Figure | None) -> list[Block]:
         [
             str(row["network"]), str(row["n_roi"]),
             with_interval(row["drop"], row["low"], row["high"]), f"{row['p']:.3f}",
-            f"{row['refit_drop']:.3f}".replace("-", "−"), f"{row['alone']:.3f}".replace("-", "−"),
+            number(row['refit_drop']), number(row['alone']),
         ]
         for _, row in networks.iterrows()
     ]  # fmt: skip
@@ -131,7 +123,7 @@ def _networks(networks: pd.DataFrame, figure: Figure | None) -> list[Block]:
         headings.append("random ROIs")
         caption += " Random ROIs: the mean drop where as many ROIs are hidden at random."
         for row, drop in zip(rows, networks["random_drop"], strict=True):
-            row.append(f"{drop:.3f}".replace("-", "−"))
+            row.append(number(drop))
     return [*blocks, Table(headings, rows, caption)]
 
 
@@ -148,7 +140,7 @@ def _gradients(gradients: pd.DataFrame, brain: Figure | None, believable: bool) 
             )
         )
     rows = [
-        [str(name), str(n), with_interval(value, low, high), f"{others:.3f}".replace("-", "−")]
+        [str(name), str(n), with_interval(value, low, high), number(others)]
         for name, n, value, low, high, others in gradients.loc[
             :, ["network", "n_roi", "value", "low", "high", "against_others"]
         ].itertuples(index=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from nilearn.plotting import plot_markers
 
+from semantoks.evaluation.metrics import METRIC_NAMES
 from semantoks.interpretation.figures.canvas import BLUE, GREY, ORANGE, WIDTH, styled, wrap
 
 _COLOURS = {
@@ -21,9 +25,11 @@ _COLOURS = {
 
 @styled
 def draw_importance(
-    networks: pd.DataFrame, null: float | None, metric: str, chance: float, believable: bool
+    networks: pd.DataFrame, settings: Mapping[str, Any], believable: bool
 ) -> Figure:
     """Draw what is lost where a network is hidden, and what one knows alone; grey if doubted."""
+    metric = METRIC_NAMES[settings["metric"]].split(" (")[0]
+    null, chance = settings["null_drop_95"], settings["chance"]
     figure = Figure(figsize=(WIDTH, 1.1 + 0.34 * len(networks)), layout="constrained")
     lost, alone = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     places = np.arange(len(networks))
@@ -52,8 +58,9 @@ def draw_importance(
 
 
 @styled
-def draw_pairs(pairs: pd.DataFrame, networks: list[str], believable: bool) -> Figure:
+def draw_pairs(pairs: pd.DataFrame, believable: bool) -> Figure:
     """Draw how the mean edge of every two networks goes with the held-out score."""
+    networks = sorted({*pairs["network_a"], *pairs["network_b"]})
     n = len(networks)
     matrix = np.full((n, n), np.nan)
     sure = np.zeros((n, n), dtype=bool)
