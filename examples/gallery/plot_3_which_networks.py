@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import semantoks as sk
-from semantoks.interpretation.figures.explanations import draw_importance, draw_pairs
 
 folder = Path(tempfile.mkdtemp())
 people = sk.simulate_cohort(120, seed=7)
@@ -25,14 +24,11 @@ found.checks
 
 # %%
 # What is lost where a network is hidden, and what it knows alone.
-settings = found.settings
-drops = draw_importance(
-    found.networks, settings["null_drop_95"], "area under the ROC curve", 0.5, found.believable
-)
+drops = found.plot_networks()
 
 # %%
 # How the mean edge of two networks goes with the held-out score.
-pairs = draw_pairs(found.pairs, list(store.atlas.network_names), found.believable)
+pairs = found.plot_pairs()
 
 # %%
 found.networks.round(3)
